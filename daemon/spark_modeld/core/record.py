@@ -1,0 +1,38 @@
+"""What survives a restart: the content of ``state.toml`` as a value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from spark_modeld.core.model import Switch
+
+HISTORY = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A footprint seen before: peak bytes, when (Unix seconds), at which context (tokens), for which configuration."""
+
+    bytes: int
+    taken_at: float
+    context: int | None = None
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """``desired``: a model id, "" for a slot emptied on purpose, None for never decided.
+
+    ``held_boot`` is the boot id during which somebody stopped the occupant with systemctl: the slot stays empty for
+    the rest of that boot. ``switch`` is the one under way, written before its first stop; ``history`` has the last
+    ``HISTORY`` that ended, oldest first.
+    """
+
+    desired: str | None = None
+    last_good: str | None = None
+    held_boot: str = ""
+    switch: Switch | None = None
+    history: tuple[Switch, ...] = ()
+    measured: Mapping[str, Measured] = field(default_factory=lambda: MappingProxyType({}))

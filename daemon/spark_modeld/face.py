@@ -1,0 +1,115 @@
+"""The engine's public face: what the control API (and later the gateway) sees of it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Protocol
+
+from spark_modeld.core.errors import Problem
+from spark_modeld.core.model import Catalog, Footprint, Model, Phase, Reading, Requester, Switch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelState:
+    """One model as it is now. ``fits`` is None while there is no reading; ``fit_reason`` says why not."""
+
+    model: Model
+    phase: Phase
+    since: float
+    footprint: Footprint
+    large: bool
+    fits: bool | None
+    fit_reason: str | None
+    default: bool
+    in_flight: int
+    error: Problem | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Warning:
+    """Something a person should know; it stands until it is no longer true."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """The daemon's state, taken in one piece after an event was handled. Advisory: it gates nothing.
+
+    ``slot_phase`` is None for an empty slot. ``since`` is Unix seconds. ``bus`` is "connected" or "lost".
+    ``config_problem`` is set while the configuration is broken.
+    """
+
+    slot_phase: Phase | None = None
+    slot_model: str | None = None
+    slot_since: float = 0.0
+    slot_reason: str | None = None
+    in_flight: int = 0
+    desired: str | None = None
+    switch: Switch | None = None
+    models: Mapping[str, ModelState] = field(default_factory=lambda: MappingProxyType({}))
+    reading: Reading | None = None
+    bus: str = "lost"
+    stopping: bool = False
+    warnings: tuple[Warning, ...] = ()
+    catalog: Catalog = Catalog()
+    config_problem: Problem | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One line of the event stream: ``kind`` is switch, slot, memory, model or config; ``data`` is JSON-ready."""
+
+    id: int
+    kind: str
+    data: Mapping[str, Any]
+
+
+class Face(Protocol):
+    """What the API may ask of the engine. Every method that refuses raises SparkError."""
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The latest snapshot."""
+
+    async def switch(
+        self, name: str | None, *, requested_by: Requester, actor: str | None, force: bool = False
+    ) -> Switch:
+        """Requests a switch to the model with this id, alias or served name; None empties the slot.
+
+        Returns at once: a new switch, the one already under way to the same model, or one with ``noop`` set and
+        outcome ``ready`` when the model already serves.
+        """
+
+    async def wait(self, switch_id: str, timeout: float | None) -> Switch:
+        """The switch when it has ended, or as it is after ``timeout`` seconds. SparkError ``not-found``."""
+
+    def find_switch(self, switch_id: str) -> Switch:
+        """One switch, under way or ended. SparkError ``not-found``."""
+
+    def switches(self) -> tuple[Switch, ...]:
+        """Those that ended, newest first, after the one under way."""
+
+    async def cancel(self, switch_id: str) -> Switch:
+        """Cancels the switch under way; one that has ended is returned as it is. SparkError ``not-found``."""
+
+    async def start(self, name: str, *, actor: str | None) -> None:
+        """Starts a model without stopping any other: a side model, or a slot model where there is room for it."""
+
+    async def stop(self, name: str, *, actor: str | None) -> None:
+        """Stops a side model."""
+
+    async def gate(self, model_id: str) -> None:
+        """Asks whether systemd may start this model's unit now. Returns if so; the refusal is the SparkError."""
+
+    async def measure(self) -> Reading:
+        """A fresh reading."""
+
+    async def reload(self) -> None:
+        """Reads the configuration again; the old one is kept if it is wrong. SparkError ``invalid-config``, 422."""
+
+    def events(self, last_id: int | None) -> AsyncIterator[Event]:
+        """Events as they happen, after ``last_id`` when that is still remembered."""

@@ -1,0 +1,191 @@
+"""What the engine may touch, as Protocols, and the events the outside sends it.
+
+Adapters import this module and the core, never each other or the engine. Everything an adapter has
+to say arrives as one of the ``Report`` types, through a ``Sink`` that is only ever called on the
+event loop's thread, in the order in which things happened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from spark_modeld.core.errors import Problem
+from spark_modeld.core.model import Catalog, Instant, Model, Reading, UnitStatus
+from spark_modeld.core.record import Record
+
+
+class CallFailure(StrEnum):
+    """Why a call to systemd failed; ``unclear`` when nobody can say whether it took effect."""
+
+    NO_SUCH_UNIT = "no-such-unit"
+    ACCESS_DENIED = "access-denied"
+    REFUSED = "refused"
+    UNCLEAR = "unclear"
+
+
+@dataclass(frozen=True, slots=True)
+class JobQueued:
+    """systemd took the call ``token``; ``job`` is the job's object path."""
+
+    token: int
+    job: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallDone:
+    """The call ``token`` (kill, reset-failed) was done; it has no job."""
+
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class CallFailed:
+    """The call ``token`` failed."""
+
+    token: int
+    failure: CallFailure
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobRemoved:
+    """A job ended, ours or anybody's. Only ``done`` is success."""
+
+    job: str
+    unit: str
+    result: str
+
+
+@dataclass(frozen=True, slots=True)
+class UnitChanged:
+    """systemd shows something new of a unit we watch."""
+
+    unit: str
+    status: UnitStatus
+
+
+@dataclass(frozen=True, slots=True)
+class BusConnected:
+    """The bus is (again) there: the state of every unit we watch, read after subscribing."""
+
+    units: Mapping[str, UnitStatus]
+
+
+@dataclass(frozen=True, slots=True)
+class BusLost:
+    """The bus is gone; nothing is known of any unit until ``BusConnected``."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class HostStopping:
+    """systemd itself is going down: nothing may be started any more."""
+
+
+BusReport = JobQueued | CallDone | CallFailed | JobRemoved | UnitChanged | BusConnected | BusLost | HostStopping
+BusSink = Callable[[BusReport], None]
+
+
+class Systemd(Protocol):
+    """systemd's manager over D-Bus. No call blocks; answers come as reports through the sink.
+
+    ``token`` is the caller's own number for a call and comes back with its answer.
+    """
+
+    async def connect(self, sink: BusSink, units: frozenset[str]) -> None:
+        """Connects and stays connected until ``close``; reports ``BusConnected`` or ``BusLost`` each time."""
+
+    def watch(self, units: frozenset[str]) -> None:
+        """Replaces the set of units watched; reports ``UnitChanged`` once for each that is new."""
+
+    def start(self, unit: str, token: int) -> None:
+        """ResetFailedUnit (a unit that is not loaded is no error), then StartUnit ``replace``."""
+
+    def stop(self, unit: str, token: int) -> None:
+        """StopUnit ``replace``."""
+
+    def kill(self, unit: str, token: int) -> None:
+        """SIGKILL for every process of the unit."""
+
+    async def processes(self, unit: str) -> frozenset[int]:
+        """The PIDs in the unit's control group now, empty for a unit that is not loaded. SparkError ``bus-lost``."""
+
+    async def unit_of(self, pid: int) -> str | None:
+        """The unit a process belongs to, None if it is gone or in none."""
+
+    async def close(self) -> None:
+        """Disconnects for good."""
+
+
+class Gauge(Protocol):
+    """Reads memory. Never blocks the event loop, however long NVML hangs."""
+
+    async def read(self) -> Reading:
+        """A fresh reading; ``stale`` when NVML did not answer within its deadline."""
+
+
+@dataclass(frozen=True, slots=True)
+class LadderPassed:
+    """The engine answers, under the right name, and generates."""
+
+
+@dataclass(frozen=True, slots=True)
+class LadderRefused:
+    """The engine answered something that more waiting will not mend (the wrong model, a missing key)."""
+
+    problem: Problem
+
+
+class Prober(Protocol):
+    """Climbs an engine's readiness ladder."""
+
+    async def climb(self, model: Model, rung: Callable[[str], None]) -> LadderPassed | LadderRefused:
+        """Returns when the model is ready or never will be; the caller cancels it at the deadline.
+
+        ``rung`` is told what is being waited for, in words ("connection", "health", ...).
+        """
+
+
+class Store(Protocol):
+    """The daemon's memory across restarts."""
+
+    def load(self) -> tuple[Record, str | None]:
+        """The record on disk, and a warning when it had to be set aside. Blocking: for before the loop runs."""
+
+    async def save(self, record: Record) -> None:
+        """On disk, atomically, when it returns. OSError when it could not be (disk full, read-only)."""
+
+
+class Marks(Protocol):
+    """Admission marks: each lets the gate of one unit pass once, for a short time."""
+
+    def put(self, model: str) -> None:
+        """Admits one start of this model. OSError when it could not be written (the gate then asks the daemon)."""
+
+    def take_back(self, model: str) -> None:
+        """Withdraws a mark that was not used."""
+
+
+class Clock(Protocol):
+    """Both clocks."""
+
+    def now(self) -> Instant:
+        """This moment."""
+
+
+class Journal(Protocol):
+    """The last words of a unit."""
+
+    async def tail(self, unit: str, lines: int) -> tuple[str, ...]:
+        """The last journal lines of the unit's latest run, oldest first; empty if they cannot be read."""
+
+
+class CatalogSource(Protocol):
+    """Reads the configuration."""
+
+    def load(self) -> Catalog:
+        """The configuration on disk. SparkError ``invalid-config`` with every finding. Blocking."""
