@@ -1,0 +1,64 @@
+"""The readiness ladder: connection, health, name, first answer. A rung once passed is not looked at again."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from spark_modeld.backends import engine_of
+from spark_modeld.backends.climb import Attempt, Climb, Sleep
+from spark_modeld.backends.pace import pause
+from spark_modeld.backends.probe import Probe
+from spark_modeld.core.errors import SparkError
+from spark_modeld.core.model import Model
+from spark_modeld.ports import LadderPassed, LadderRefused
+
+
+class Ladder:
+    """ports.Prober over HTTP.
+
+    ``read_key`` reads the file a model's ``api_key_file`` names: the key, or OSError.
+    """
+
+    def __init__(
+        self,
+        read_key: Callable[[str], str],
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+        sleep: Sleep = asyncio.sleep,
+    ) -> None:
+        self._read_key = read_key
+        self._monotonic = monotonic
+        self._sleep = sleep
+
+    async def climb(self, model: Model, rung: Callable[[str], None]) -> LadderPassed | LadderRefused:
+        """See ports.Prober. Nothing is left open when it returns or is cancelled."""
+        key, trouble = self._key_of(model)
+        async with Probe(model.url, key) as probe:
+            climb = Climb(model, engine_of(model.engine), probe, rung=rung, key_trouble=trouble, sleep=self._sleep)
+            try:
+                for name, attempt in climb.rungs():
+                    await self._until(name, attempt, climb.tell)
+            except SparkError as error:
+                return LadderRefused(error.problem)
+        return LadderPassed()
+
+    async def _until(self, name: str, attempt: Attempt, tell: Callable[[str], None]) -> None:
+        tell(name)
+        began = self._monotonic()
+        while (obstacle := await attempt()) is not None:
+            tell(f"{name}: {obstacle}" if obstacle else name)
+            await self._sleep(pause(self._monotonic() - began))
+
+    def _key_of(self, model: Model) -> tuple[str | None, str]:
+        """The key, and what is wrong with its file; neither matters to an engine that asks for none."""
+        if model.api_key_file is None:
+            return None, ""
+        try:
+            key = self._read_key(model.api_key_file).strip()
+        except (OSError, UnicodeDecodeError) as error:
+            return None, getattr(error, "strerror", None) or "it is not text"
+        if not key or not key.isascii() or not key.isprintable() or " " in key:
+            return None, "it must hold one key on one line"
+        return key, ""

@@ -1,0 +1,9 @@
+"""llama.cpp's llama-server. 503 while it loads.
+
+It answers any model name with what it has loaded, so the name is compared with its list (``--alias`` sets it).
+"""
+
+from spark_modeld.backends.engine import OPENAI_GENERATIONS, Engine, openai_names
+from spark_modeld.core.model import EngineKind
+
+ENGINE = Engine(kind=EngineKind.LLAMA_SERVER, default_port=8080, names=openai_names, generations=OPENAI_GENERATIONS)

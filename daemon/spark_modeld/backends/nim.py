@@ -1,0 +1,12 @@
+"""NVIDIA NIM. Its readiness has a path of its own, 503 until then."""
+
+from spark_modeld.backends.engine import OPENAI_GENERATIONS, Engine, openai_names
+from spark_modeld.core.model import EngineKind
+
+ENGINE = Engine(
+    kind=EngineKind.NIM,
+    default_port=8000,
+    health_path="/v1/health/ready",
+    names=openai_names,
+    generations=OPENAI_GENERATIONS,
+)

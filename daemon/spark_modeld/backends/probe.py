@@ -1,0 +1,151 @@
+"""One engine's HTTP from our side: a bare TCP connect, and small requests with a deadline and limits each."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+import aiohttp
+
+BODY_LIMIT = 1 << 20
+CONNECT_SECONDS = 2.0
+
+_Address = tuple[socket.AddressFamily, socket.SocketKind, int, str, tuple[Any, ...]]
+
+
+class Answer:
+    """What came back: ``status`` 0 means no answer, and ``silence`` then says why ("" for a refused connection)."""
+
+    __slots__ = ("body", "silence", "status")
+
+    def __init__(self, status: int, body: bytes = b"", silence: str = "") -> None:
+        self.status = status
+        self.body = body
+        self.silence = silence
+
+    @property
+    def ok(self) -> bool:
+        """Whether the status is one of success."""
+        return 200 <= self.status < 300
+
+    @property
+    def words(self) -> str:
+        """The answer in a few words, for people."""
+        return f"HTTP {self.status}" if self.status else self.silence
+
+    def document(self) -> object:
+        """The body as JSON; None if it is none."""
+        try:
+            return json.loads(self.body)
+        except (ValueError, RecursionError):
+            return None
+
+
+def base_url(url: str) -> str:
+    """The server's root: ``url`` without a trailing slash or ``/v1``, which the paths bring along."""
+    return url.rstrip("/").removesuffix("/v1").rstrip("/")
+
+
+class Probe:
+    """Asks one engine. Use as an async context manager; everything it opened is closed when it is left.
+
+    aiohttp carries the requests, over one kept connection. While nothing listens, ``connect`` does with a bare socket
+    what costs aiohttp three times as much.
+    """
+
+    def __init__(self, url: str, key: str | None) -> None:
+        self._base = base_url(url)
+        parts = urlsplit(url)
+        self._host = parts.hostname or "127.0.0.1"
+        self._port = parts.port or (443 if parts.scheme == "https" else 80)
+        # No redirect is followed and no proxy read from the environment: the engine is where the model says.
+        headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=1),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers=headers if key is None else headers | {"Authorization": f"Bearer {key}"},
+            auto_decompress=False,
+            trust_env=False,
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._session.close()
+
+    async def connect(self) -> str | None:
+        """Connects and hangs up. None if something listens, else why not ("" for refused)."""
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                await self._connect()
+        except ConnectionRefusedError:
+            return ""
+        except TimeoutError:
+            return "no connection in time"
+        except OSError as error:
+            return error.strerror or type(error).__name__
+        return None
+
+    async def _connect(self) -> None:
+        loop = asyncio.get_running_loop()
+        failure = OSError("no address")
+        for family, kind, _, _, address in await _addresses(self._host, self._port):
+            with socket.socket(family, kind) as sock:
+                sock.setblocking(False)
+                try:
+                    await loop.sock_connect(sock, address)
+                except OSError as error:
+                    failure = error
+                else:
+                    return
+        raise failure
+
+    async def get(self, path: str, seconds: float) -> Answer:
+        """GET, with a deadline."""
+        return await self._ask("GET", path, None, seconds)
+
+    async def post(self, path: str, body: dict[str, Any], seconds: float) -> Answer:
+        """POST of a JSON body, with a deadline."""
+        return await self._ask("POST", path, body, seconds)
+
+    async def _ask(self, method: str, path: str, body: dict[str, Any] | None, seconds: float) -> Answer:
+        timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=CONNECT_SECONDS)
+        try:
+            async with self._session.request(
+                method, self._base + path, json=body, timeout=timeout, allow_redirects=False
+            ) as response:
+                return Answer(response.status, await _read(response))
+        except TimeoutError:
+            return Answer(0, silence=f"no answer in {seconds:g} s")
+        except aiohttp.ClientConnectorError as error:
+            refused = isinstance(error.os_error, ConnectionRefusedError)
+            return Answer(0, silence="" if refused else str(error.os_error))
+        except (aiohttp.ClientError, OSError) as error:
+            return Answer(0, silence="no HTTP" if isinstance(error, aiohttp.ClientResponseError) else "it hung up")
+
+
+async def _addresses(host: str, port: int) -> Sequence[_Address]:
+    """Where ``host`` is. A literal is looked at on the spot; only a name is worth the resolver's thread."""
+    try:
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    except socket.gaierror:
+        return await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    """The body, cut off after ``BODY_LIMIT``: what is larger is no answer to any question asked here."""
+    body = bytearray()
+    async for piece in response.content.iter_any():
+        body += piece
+        if len(body) > BODY_LIMIT:
+            response.close()
+            break
+    return bytes(body[:BODY_LIMIT])

@@ -1,0 +1,6 @@
+"""TensorRT-LLM's trtllm-serve. Connections are refused until it is loaded."""
+
+from spark_modeld.backends.engine import OPENAI_GENERATIONS, Engine, openai_names
+from spark_modeld.core.model import EngineKind
+
+ENGINE = Engine(kind=EngineKind.TRTLLM, default_port=8355, names=openai_names, generations=OPENAI_GENERATIONS)

@@ -1,0 +1,9 @@
+"""vLLM. Connections are refused until it is loaded.
+
+``/health`` stays 200 in a deadlock, so only a generation is proof.
+"""
+
+from spark_modeld.backends.engine import OPENAI_GENERATIONS, Engine, openai_names
+from spark_modeld.core.model import EngineKind
+
+ENGINE = Engine(kind=EngineKind.VLLM, default_port=8000, names=openai_names, generations=OPENAI_GENERATIONS)

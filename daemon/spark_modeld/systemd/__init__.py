@@ -1,0 +1,1 @@
+"""Everything that talks to systemd: its manager, its journal, its sockets and its notification socket."""
