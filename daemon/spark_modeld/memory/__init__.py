@@ -1,0 +1,1 @@
+"""The gauge: how much memory there is, and who holds it."""

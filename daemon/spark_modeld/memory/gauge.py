@@ -1,0 +1,115 @@
+"""The gauge: readings from the kernel and NVML, in whichever shape this machine has."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from spark_modeld.core.errors import Code, refuse
+from spark_modeld.core.model import GpuProcess, Instant, Reading
+from spark_modeld.memory.attribution import Owners
+from spark_modeld.memory.lone_thread import LoneThread
+from spark_modeld.memory.meminfo import read_meminfo
+from spark_modeld.memory.nvml import Nvml, Survey
+from spark_modeld.memory.processes import Processes, UnitOf
+from spark_modeld.memory.shape import pool_of
+from spark_modeld.ports import Clock
+
+_NO_OWNERS = Owners()
+
+
+class NvmlGauge:
+    """Implements ``ports.Gauge``.
+
+    ``meminfo_path`` is the kernel's file or one that stands for it; ``unit_of`` asks systemd for a PID's unit;
+    ``owners`` gives who owns which unit and container at the moment; ``user`` is set beside a per-user systemd.
+    ``deadline`` is how many seconds NVML may take to answer: after that the reading is ``stale``, with the processes
+    of the last answer, and stays so until NVML came back. Where NVML answers with an error, the kernel's numbers are
+    all there is: the reading then has the shape ``host``, no processes, and a note that says why.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        meminfo_path: str = "/proc/meminfo",
+        deadline: float = 2.0,
+        unit_of: UnitOf | None = None,
+        owners: Callable[[], Owners] = lambda: _NO_OWNERS,
+        user: bool = False,
+    ) -> None:
+        self.deadline = deadline
+        self._clock = clock
+        self._meminfo_path = meminfo_path
+        self._nvml = Nvml(lambda: clock.now().mono)
+        self._thread = LoneThread("nvml")
+        self._processes = Processes(unit_of, owners, user=user, deadline=deadline)
+        self._one_at_a_time = asyncio.Lock()
+        self._survey = Survey()
+        self._named: tuple[GpuProcess, ...] = ()
+        self._answered_at: Instant | None = None
+        self._late_since: Instant | None = None
+        self._last: Reading | None = None
+
+    async def read(self) -> Reading:
+        """A fresh reading: NVML is asked after this call, the kernel after NVML.
+
+        SparkError ``internal`` when the kernel's file cannot be read and never could; later on, its last numbers stand
+        in, and the reading is ``stale``.
+        """
+        async with self._one_at_a_time:
+            await self._ask_nvml()
+            self._last = self._compose()
+            return self._last
+
+    async def close(self) -> None:
+        """Ends NVML's thread, unless it hangs: then it ends when NVML returns, or with the process."""
+        await self._thread.close(self._nvml.close, self.deadline)
+
+    async def _ask_nvml(self) -> None:
+        asked_at = self._clock.now()
+        try:
+            survey = await self._thread.call(self._nvml.survey, self.deadline)
+        except TimeoutError:
+            self._late_since = self._late_since or asked_at
+            return
+        self._named = await self._processes.name(survey.usage, asked_at.mono)
+        self._survey, self._answered_at, self._late_since = survey, self._clock.now(), None
+
+    def _compose(self) -> Reading:
+        try:
+            kernel = read_meminfo(self._meminfo_path)
+        except (OSError, ValueError) as error:
+            return self._without_kernel(str(error))
+        pool = pool_of(self._survey.devices, kernel)
+        return Reading(
+            total=pool.total,
+            available=pool.available,
+            free=kernel.free,
+            source=pool.source,
+            taken_at=self._clock.now(),
+            stale=self._late_since is not None,
+            gpu=pool.gpu,
+            processes=self._named,
+            notes=(*pool.notes, *self._survey.trouble, *self._lateness()),
+        )
+
+    def _without_kernel(self, reason: str) -> Reading:
+        message = f"cannot read {self._meminfo_path}: {reason}"
+        if self._last is None:
+            raise refuse(Code.INTERNAL, f"{message}; the daemon's sandbox must let it see this file")
+        return replace(self._last, stale=True, processes=self._named, notes=(message, *self._lateness()))
+
+    def _lateness(self) -> tuple[str, ...]:
+        if self._late_since is None:
+            return ()
+        since = f"NVML has not answered since {_utc(self._late_since)}"
+        if self._answered_at is None:
+            return (f"{since}: which processes hold GPU memory is not known",)
+        return (f"{since}: the processes are those of {_utc(self._answered_at)}",)
+
+
+def _utc(instant: Instant) -> str:
+    return datetime.fromtimestamp(instant.wall, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -1,0 +1,64 @@
+"""What the kernel says about memory: the lines of /proc/meminfo that the gauge needs, in bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemInfo:
+    """All in bytes, except the two counts of huge pages."""
+
+    total: int
+    available: int
+    free: int
+    huge_pages: int = 0
+    huge_pages_free: int = 0
+    huge_page_size: int = 0
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know of these numbers.
+
+        Reserved huge pages are not in MemAvailable, and NVIDIA's own samples then count them alone. So both numbers
+        are said; neither is a reason to refuse everything.
+        """
+        if self.huge_pages == 0:
+            return ()
+        reserved, free = self.huge_pages * self.huge_page_size, self.huge_pages_free * self.huge_page_size
+        return (
+            f"{gib(reserved)} are reserved as {self.huge_pages} huge pages of {self.huge_page_size >> 10} kB, "
+            f"{gib(free)} of them free; they are not part of the {gib(self.available)} available",
+        )
+
+
+def gib(size_bytes: int) -> str:
+    """A size as people read it."""
+    return f"{size_bytes / (1 << 30):.1f} GiB"
+
+
+def parse_meminfo(text: str) -> MemInfo:
+    """Parses /proc/meminfo. ValueError when MemTotal, MemAvailable or MemFree is missing or no number."""
+    values: dict[str, int] = {}
+    for line in text.splitlines():
+        key, colon, rest = line.partition(":")
+        words = rest.split()
+        if colon and words and words[0].isdecimal():
+            values[key.strip()] = int(words[0]) * (1024 if words[1:] == ["kB"] else 1)
+    try:
+        return MemInfo(
+            total=values["MemTotal"],
+            available=values["MemAvailable"],
+            free=values["MemFree"],
+            huge_pages=values.get("HugePages_Total", 0),
+            huge_pages_free=values.get("HugePages_Free", 0),
+            huge_page_size=values.get("Hugepagesize", 0),
+        )
+    except KeyError as error:
+        raise ValueError(f"no {error.args[0]} in it") from error
+
+
+def read_meminfo(path: str) -> MemInfo:
+    """Reads and parses the file. OSError or ValueError when that cannot be done."""
+    with open(path, encoding="ascii", errors="replace") as file:
+        return parse_meminfo(file.read())
