@@ -1,0 +1,1 @@
+"""The configuration: TOML in, frozen core types or a list of findings out."""
