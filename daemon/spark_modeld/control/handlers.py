@@ -1,0 +1,85 @@
+"""The calls that read the state or change the configuration."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from spark_modeld.control import views, wire
+from spark_modeld.control.answers import HEADERS, answer, nothing
+from spark_modeld.control.call import Call, until
+from spark_modeld.control.names import by_id, unknown_model
+from spark_modeld.core.errors import Code, SparkError, refuse
+from spark_modeld.core.model import MODEL_ID
+
+
+async def health(call: Call) -> web.StreamResponse:
+    """Whether the daemon can do its work; it says nothing about any model."""
+    snapshot = call.face.snapshot
+    if snapshot.config_problem is not None:
+        raise SparkError(snapshot.config_problem)
+    if snapshot.stopping:
+        raise refuse(Code.SHUTTING_DOWN, "The daemon is stopping; models keep serving.")
+    if snapshot.bus != "connected":
+        raise refuse(Code.BUS_LOST, "There is no connection to systemd; the daemon keeps trying.")
+    return answer(wire.Health())
+
+
+async def status(call: Call) -> web.StreamResponse:
+    """Everything on one screen."""
+    snapshot = call.face.snapshot
+    if snapshot.config_problem is not None:
+        raise SparkError(snapshot.config_problem)
+    return answer(views.status(snapshot, call.face.switches(), call.context.version))
+
+
+async def models(call: Call) -> web.StreamResponse:
+    """The catalog."""
+    snapshot = call.face.snapshot
+    if snapshot.config_problem is not None and not snapshot.models:
+        raise SparkError(snapshot.config_problem)
+    return answer(wire.ModelList(models=[views.model(state) for _, state in sorted(snapshot.models.items())]))
+
+
+async def model(call: Call) -> web.StreamResponse:
+    """One model."""
+    return answer(views.model(by_id(call.path["id"], call.face.snapshot)))
+
+
+async def start(call: Call) -> web.StreamResponse:
+    """Starts a model beside what runs."""
+    model_id = by_id(call.path["id"], call.face.snapshot).model.id
+    await call.face.start(model_id, actor=call.caller.actor)
+    return answer(views.model(by_id(model_id, call.face.snapshot)), status=202)
+
+
+async def stop(call: Call) -> web.StreamResponse:
+    """Stops a side model."""
+    model_id = by_id(call.path["id"], call.face.snapshot).model.id
+    await call.face.stop(model_id, actor=call.caller.actor)
+    return answer(views.model(by_id(model_id, call.face.snapshot)), status=202)
+
+
+async def memory(call: Call) -> web.StreamResponse:
+    """A fresh reading."""
+    reading = await until(call.face.measure(), call)
+    return answer(views.memory(reading, call.face.snapshot))
+
+
+async def reload(call: Call) -> web.StreamResponse:
+    """Reads the configuration again."""
+    await call.face.reload()
+    return answer(wire.Reloaded(models=sorted(call.face.snapshot.catalog.models)))
+
+
+async def gate(call: Call) -> web.StreamResponse:
+    """Whether a unit may start. The engine decides, also about ids it does not know."""
+    model_id = call.path["id"]
+    if not MODEL_ID.fullmatch(model_id):
+        raise unknown_model(model_id, call.face.snapshot.catalog)
+    await call.face.gate(model_id)
+    return nothing()
+
+
+async def spec(call: Call) -> web.StreamResponse:
+    """The OpenAPI document."""
+    return web.Response(body=call.context.spec, content_type="application/json", headers=HEADERS)

@@ -1,0 +1,164 @@
+"""Turns the engine's values into the API's. Pure; no work that grows with anything but the catalog."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+from spark_modeld.control import wire
+from spark_modeld.core.errors import Problem
+from spark_modeld.core.model import Catalog, Footprint, Outcome, Phase, Reading, Role, Switch
+from spark_modeld.face import ModelState, Snapshot
+
+_AT_REST = frozenset({Phase.STOPPED, Phase.FAILED, Phase.UNKNOWN})
+_FAILURES = frozenset({Outcome.FAILED, Outcome.ROLLED_BACK})
+
+
+def time(unix: float) -> str:
+    """RFC 3339, UTC, milliseconds."""
+    return datetime.fromtimestamp(unix, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+
+
+def _time_or_none(unix: float) -> str | None:
+    return time(unix) if unix > 0 else None
+
+
+def _problem(problem: Problem | None) -> dict[str, Any] | None:
+    return problem.as_dict() if problem is not None else None
+
+
+def _footprint(footprint: Footprint) -> wire.Footprint:
+    return wire.Footprint(bytes=footprint.bytes, basis=footprint.basis)
+
+
+def switch(value: Switch) -> wire.Switch:
+    """One switch."""
+    rollback = value.rollback
+    return wire.Switch(
+        id=value.id,
+        model=value.model,
+        from_model=value.from_model,
+        requested_by=value.requested_by,
+        actor=value.actor,
+        force=value.force,
+        phase=value.phase,
+        started_at=time(value.started_at.wall),
+        finished_at=time(value.finished_at.wall) if value.finished_at is not None else None,
+        outcome=value.outcome,
+        error=_problem(value.error),
+        rollback=wire.RollbackState(model=rollback.model, phase=rollback.phase) if rollback is not None else None,
+        timings={phase: round(seconds, 3) for phase, seconds in value.timings.items()},
+        noop=value.noop,
+    )
+
+
+def model(state: ModelState) -> wire.Model:
+    """One model of the catalog, as it is now."""
+    entry = state.model
+    return wire.Model(
+        id=entry.id,
+        aliases=list(entry.aliases),
+        served_model_name=entry.served_model_name,
+        engine=entry.engine,
+        url=entry.url,
+        unit=entry.unit,
+        role=entry.role,
+        on_demand=entry.on_demand,
+        gateway_port=entry.gateway_port,
+        default=state.default,
+        state=state.phase,
+        since=_time_or_none(state.since),
+        in_flight=state.in_flight,
+        footprint=_footprint(state.footprint),
+        large=state.large,
+        fits=state.fits,
+        fit_reason=state.fit_reason,
+        error=_problem(state.error),
+    )
+
+
+def _levels(reading: Reading, catalog: Catalog) -> dict[str, Any]:
+    memory = catalog.settings.memory
+    return {
+        "total": reading.total,
+        "available": reading.available,
+        "free": reading.free,
+        "reserve": memory.reserve.of(reading.total),
+        "floor": memory.floor.of(reading.total),
+        "source": reading.source,
+        "stale": reading.stale,
+        "gpu": reading.gpu,
+        "taken_at": time(reading.taken_at.wall),
+        "notes": list(reading.notes),
+    }
+
+
+def memory(reading: Reading, snapshot: Snapshot) -> wire.Memory:
+    """A reading with its processes, and the sum per model that is alive or holds memory."""
+    held: dict[str, int] = {}
+    for process in reading.processes:
+        if process.model is not None:
+            held[process.model] = held.get(process.model, 0) + (process.bytes or 0)
+    alive = [s for s in snapshot.models.values() if s.model.id in held or s.phase not in _AT_REST]
+    return wire.Memory(
+        **_levels(reading, snapshot.catalog),
+        processes=[
+            wire.Process(pid=p.pid, bytes=p.bytes, model=p.model, unit=p.unit, command=p.command)
+            for p in reading.processes
+        ],
+        models=[
+            wire.ModelMemory(
+                model=s.model.id,
+                state=s.phase,
+                bytes=held.get(s.model.id, 0),
+                footprint=_footprint(s.footprint),
+            )
+            for s in alive
+        ],
+    )
+
+
+def _slot(snapshot: Snapshot) -> wire.Slot:
+    entry = snapshot.catalog.models.get(snapshot.slot_model) if snapshot.slot_model is not None else None
+    return wire.Slot(
+        phase=snapshot.slot_phase if snapshot.slot_phase is not None else "empty",
+        model=snapshot.slot_model,
+        unit=entry.unit if entry is not None else None,
+        url=entry.url if entry is not None else None,
+        since=_time_or_none(snapshot.slot_since),
+        in_flight=snapshot.in_flight,
+        reason=snapshot.slot_reason,
+    )
+
+
+def _side(state: ModelState) -> wire.SideModel:
+    return wire.SideModel(
+        model=state.model.id,
+        phase=state.phase,
+        unit=state.model.unit,
+        url=state.model.url,
+        since=_time_or_none(state.since),
+        in_flight=state.in_flight,
+        error=_problem(state.error),
+    )
+
+
+def status(snapshot: Snapshot, switches: Iterable[Switch], version: str) -> wire.Status:
+    """The whole state, from one snapshot."""
+    failure = next((s for s in switches if s.outcome in _FAILURES), None)
+    reading = snapshot.reading
+    return wire.Status(
+        slot=_slot(snapshot),
+        desired=snapshot.desired or None,
+        default=snapshot.catalog.settings.slot.default or None,
+        switch=switch(snapshot.switch) if snapshot.switch is not None else None,
+        queue=[],
+        side=[_side(s) for s in snapshot.models.values() if s.model.role is Role.SIDE and s.phase is not Phase.STOPPED],
+        memory=wire.MemorySummary(**_levels(reading, snapshot.catalog)) if reading is not None else None,
+        bus="connected" if snapshot.bus == "connected" else "lost",
+        stopping=snapshot.stopping,
+        warnings=[wire.Warning(code=w.code, message=w.message) for w in snapshot.warnings],
+        last_failure=switch(failure) if failure is not None else None,
+        version=version,
+    )

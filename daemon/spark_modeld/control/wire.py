@@ -1,0 +1,226 @@
+"""The JSON of the control API, as msgspec Structs: what is encoded, what is decoded, and what the spec describes.
+
+Times are RFC 3339 in UTC, sizes bytes, durations seconds.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from spark_modeld.core.model import (
+    Basis,
+    EngineKind,
+    MemorySource,
+    Outcome,
+    Phase,
+    Requester,
+    Role,
+    SwitchPhase,
+)
+
+Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
+Bytes = Annotated[int, Meta(description="bytes")]
+Seconds = Annotated[float, Meta(description="seconds")]
+ProblemJson = Annotated[dict[str, Any], Meta(extra_json_schema={"allOf": [{"$ref": "#/components/schemas/Problem"}]})]
+
+
+SlotPhase = Annotated[str, Meta(extra_json_schema={"enum": ["empty", *(str(phase) for phase in Phase)]})]
+
+
+class Problem(Struct, kw_only=True):
+    """An RFC 9457 problem; further members depend on ``code``. Only described here: a core Problem encodes itself."""
+
+    type: str
+    title: str
+    status: int
+    detail: Annotated[str, Meta(description="what went wrong, and what to do next")]
+    code: str
+
+
+class Health(Struct, kw_only=True):
+    """The daemon can work."""
+
+    status: Literal["ok"] = "ok"
+
+
+class Warning(Struct, kw_only=True):
+    """Something a person should know; it stands until it is no longer true."""
+
+    code: str
+    message: str
+
+
+class RollbackState(Struct, kw_only=True):
+    """The way back of a failed switch."""
+
+    model: str
+    phase: SwitchPhase
+
+
+class Switch(Struct, kw_only=True):
+    """One transaction that changes the occupant; ``model`` null empties the slot."""
+
+    id: str
+    model: str | None
+    from_model: str | None = msgspec.field(name="from")
+    requested_by: Requester
+    actor: str | None
+    force: bool
+    phase: SwitchPhase
+    started_at: Time
+    finished_at: Time | None
+    outcome: Outcome | None
+    error: ProblemJson | None
+    rollback: RollbackState | None
+    timings: Annotated[dict[str, Seconds], Meta(description="seconds spent in each phase that has ended")]
+    noop: bool
+
+
+class SwitchList(Struct, kw_only=True):
+    """Switches, the one under way first, then the newest."""
+
+    switches: list[Switch]
+
+
+class Footprint(Struct, kw_only=True):
+    """What a model needs, and where that number comes from."""
+
+    bytes: Bytes
+    basis: Basis
+
+
+class Model(Struct, kw_only=True):
+    """One model as it is now; ``fits`` is null while there is no reading of memory."""
+
+    id: str
+    aliases: list[str]
+    served_model_name: str
+    engine: EngineKind
+    url: str
+    unit: str
+    role: Role
+    on_demand: bool
+    gateway_port: int | None
+    default: bool
+    state: Phase
+    since: Time | None
+    in_flight: int
+    footprint: Footprint
+    large: bool
+    fits: bool | None
+    fit_reason: str | None
+    error: ProblemJson | None
+
+
+class ModelList(Struct, kw_only=True):
+    """Every model of the catalog, by id."""
+
+    models: list[Model]
+
+
+class Slot(Struct, kw_only=True):
+    """The one serving position."""
+
+    phase: SlotPhase
+    model: str | None
+    unit: str | None
+    url: str | None
+    since: Time | None
+    in_flight: int
+    reason: str | None
+
+
+class SideModel(Struct, kw_only=True):
+    """A side model that is not stopped."""
+
+    model: str
+    phase: Phase
+    unit: str
+    url: str
+    since: Time | None
+    in_flight: int
+    error: ProblemJson | None
+
+
+class Demand(Struct, kw_only=True):
+    """Requests that wait for one model."""
+
+    model: str
+    waiters: int
+    since: Time
+
+
+class MemorySummary(Struct, kw_only=True):
+    """One reading, against the levels of the configuration; ``free`` is MemFree."""
+
+    total: Bytes
+    available: Bytes
+    free: Bytes
+    reserve: Bytes
+    floor: Bytes
+    source: MemorySource
+    stale: bool
+    gpu: str | None
+    taken_at: Time
+    notes: list[str]
+
+
+class Process(Struct, kw_only=True):
+    """A process that holds GPU memory; ``bytes`` is null where the driver does not know."""
+
+    pid: int
+    bytes: int | None
+    model: str | None
+    unit: str | None
+    command: Annotated[str, Meta(description="the program's name only")]
+
+
+class ModelMemory(Struct, kw_only=True):
+    """What the processes of one model hold, and what it was said to need."""
+
+    model: str
+    state: Phase
+    bytes: Bytes
+    footprint: Footprint
+
+
+class Memory(MemorySummary, kw_only=True):
+    """A fresh reading and who holds the memory."""
+
+    processes: list[Process]
+    models: list[ModelMemory]
+
+
+class Status(Struct, kw_only=True):
+    """Everything on one screen. ``last_failure`` is the newest switch in the history that failed or rolled back."""
+
+    slot: Slot
+    desired: str | None
+    default: str | None
+    switch: Switch | None
+    queue: list[Demand]
+    side: list[SideModel]
+    memory: MemorySummary | None
+    bus: Literal["connected", "lost"]
+    stopping: bool
+    warnings: list[Warning]
+    last_failure: Switch | None
+    version: str
+
+
+class Reloaded(Struct, kw_only=True):
+    """The configuration that is now in force."""
+
+    models: list[str]
+
+
+class SwitchRequest(Struct, kw_only=True, forbid_unknown_fields=True):
+    """Which model the slot should serve: an id, alias or served name; null empties the slot."""
+
+    model: str | None
+    force: Annotated[
+        bool, Meta(description="switch even where an estimate says that the model does not fit; never past the floor")
+    ] = False
