@@ -1,0 +1,37 @@
+# The scripts do the work; this is the list of them.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help build install test demo up bench lint format lock clean
+
+help: ## show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+build: ## fetch and build the environment; the only step that needs the network
+	@packaging/build
+
+install: ## as root: put everything onto this machine, or under DESTDIR; offline once built
+	@packaging/install
+
+test: build ## run every layer of tests; CI=true: a layer that cannot run is a failure
+	@tests/run
+
+demo: build ## show it at work on a throwaway systemd host, with real engines and tiny models
+	@.venv/bin/python3 tests/demo.py
+
+up: build ## the demo's host left running, its API on 127.0.0.1:30100, until Ctrl-C
+	@.venv/bin/python3 tests/demo.py --stay
+
+bench: build ## run the benchmarks; ratios from one run
+	@tests/bench/run
+
+lint: build ## what make test checks before it runs anything
+	@tests/lint
+
+format: build ## rewrite the Python code in the one format
+	@.venv/bin/ruff format . && .venv/bin/ruff check --fix .
+
+lock: build ## pin what pyproject.toml and the .in files ask for; UPGRADE=1 takes the newest versions
+	@packaging/lock $(if $(UPGRADE),--upgrade)
+
+clean: ## remove what was built
+	rm -rf build dist .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
