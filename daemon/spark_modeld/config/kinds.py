@@ -163,7 +163,7 @@ def string_table(name: Kind[str], item: Kind[str], allowed: str) -> Kind[Mapping
                 try:
                     kind.read(told)
                 except Wrong as wrong:
-                    faults += [(dotted(".", key)[1:] + where, message) for where, message in wrong.faults]
+                    faults += [("." + dotted("", key) + where, message) for where, message in wrong.faults]
         if faults:
             raise Wrong(*faults)
         return MappingProxyType(dict(value))
