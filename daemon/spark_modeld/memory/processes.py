@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ UnitOf = Callable[[int], Awaitable[str | None]]
 
 _UNSURE_SECONDS = 5.0
 _ANONYMOUS_SECONDS = 30.0
+_PROC_FILE_BYTES = 16384
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +87,8 @@ class Processes:
 
 def _identify(pid: int) -> _Identity:
     """Empty for a process that is gone, or that a hardened /proc hides."""
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-            stat = file.read()
-    except OSError:
+    stat = _read_proc(pid, "stat")
+    if stat is None:
         return _Identity()
     # pid (comm) state ppid ...: the name may itself contain spaces and parentheses; start time is field 22.
     head, _, tail = stat.rpartition(")")
@@ -96,8 +96,19 @@ def _identify(pid: int) -> _Identity:
 
 
 def _unit_from_proc(pid: int, *, user: bool) -> str | None:
+    text = _read_proc(pid, "cgroup")
+    return None if text is None else unit_of_cgroup(text, user=user)
+
+
+def _read_proc(pid: int, name: str) -> str | None:
+    """One of a process's small files. Without Python's buffers: this is most of what a reading costs."""
     try:
-        with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="replace") as file:
-            return unit_of_cgroup(file.read(), user=user)
+        descriptor = os.open(f"/proc/{pid}/{name}", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
+    try:
+        return os.read(descriptor, _PROC_FILE_BYTES).decode(errors="replace")
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
