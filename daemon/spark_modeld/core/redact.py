@@ -7,7 +7,8 @@ import re
 MASK = "[redacted]"
 
 _SECRET_WORD = r"(?:api[-_]?key|access[-_]?key|auth[-_]?token|token|secret|passw(?:or)?d|credentials?)"
-_VALUE = r"""(?:"[^"]*"|'[^']*'|[^\s"',;&)\]}]+)"""
+# Not what an earlier pattern has already masked.
+_VALUE = r"""(?!\[redacted\])(?:"[^"]*"|'[^']*'|[^\s"',;&)\]}]+)"""
 
 # Each pattern's group 1 stays, the rest goes.
 _PATTERNS: tuple[re.Pattern[str], ...] = (

@@ -1,0 +1,139 @@
+"""Does it fit? Pure arithmetic over one reading; every refusal carries its numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from spark_modeld.core.errors import Code, Problem
+from spark_modeld.core.model import Basis, Footprint, MemorySettings, Reading
+
+_GIB = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A model that is alive: what it was admitted for, and what it is seen to hold (None: nobody can say).
+
+    ``loading`` models have been promised memory that a reading does not show as taken yet.
+    """
+
+    model: str
+    footprint: Footprint
+    held: int | None
+    large: bool
+    loading: bool
+
+    @property
+    def gives_back(self) -> int:
+        """Bytes that come back when it ends: what it is seen to hold, else what it was admitted for."""
+        return self.footprint.bytes if self.held is None else self.held
+
+    @property
+    def outstanding(self) -> int:
+        """Bytes it was promised and has not taken yet."""
+        return max(0, self.footprint.bytes - (self.held or 0)) if self.loading else 0
+
+
+def is_large(footprint: Footprint, memory: MemorySettings, total: int) -> bool:
+    """Whether a model may never run beside another large one. Unknown needs count as large: fail closed."""
+    return footprint.basis is Basis.UNKNOWN or footprint.bytes >= memory.large.of(total)
+
+
+def held_by(model: str, reading: Reading) -> int | None:
+    """Bytes of GPU memory this model's processes hold, None where that cannot be seen."""
+    amounts = [p.bytes for p in reading.processes if p.model == model]
+    known = [a for a in amounts if a is not None]
+    return sum(known) if amounts and len(known) == len(amounts) and not reading.stale else None
+
+
+def admit(
+    model: str,
+    need: Footprint,
+    reading: Reading,
+    memory: MemorySettings,
+    *,
+    leaving: Iterable[Holder] = (),
+    staying: Iterable[Holder] = (),
+    force: bool = False,
+) -> Problem | None:
+    """None if ``available + returned - need >= reserve``, else the refusal.
+
+    ``leaving`` give their memory back first, ``staying`` keep it. ``force`` skips an estimate, never the floor.
+    """
+    staying = tuple(staying)
+    if is_large(need, memory, reading.total):
+        others = [h for h in staying if h.large]
+        if others:
+            return _large_parallel(model, need, others, memory.large.of(reading.total))
+    returned = sum(h.gives_back for h in leaving)
+    available = reading.available - sum(h.outstanding for h in staying)
+    skip_estimate = force and need.basis in {Basis.ESTIMATED, Basis.UNKNOWN}
+    needed = 0 if skip_estimate else need.bytes
+    reserve = (memory.floor if skip_estimate else memory.reserve).of(reading.total)
+    if available + returned - needed >= reserve:
+        return None
+    return _memory_refused(model, need, reading, staying, available=available, returned=returned, reserve=reserve)
+
+
+def _large_parallel(model: str, need: Footprint, others: list[Holder], large: int) -> Problem:
+    names = ", ".join(f"{h.model} ({gib(h.footprint.bytes)})" for h in others)
+    size = gib(need.bytes) if need.basis is not Basis.UNKNOWN else "of unknown size"
+    detail = (
+        f"{model} ({size}) is large, and so is {names}, which is running: "
+        f"two models of {gib(large)} or more never run together. Switch instead of starting beside it."
+    )
+    extra = {"needed": need.bytes, "large": large, "holders": [_holder(h) for h in others]}
+    return Problem(Code.LARGE_PARALLEL, detail, extra)
+
+
+def _memory_refused(
+    model: str,
+    need: Footprint,
+    reading: Reading,
+    staying: tuple[Holder, ...],
+    *,
+    available: int,
+    returned: int,
+    reserve: int,
+) -> Problem:
+    missing = reserve - (available + returned - need.bytes)
+    given = f" + {gib(returned)} given back" if returned else ""
+    detail = (
+        f"{model} needs {gib(need.bytes)} ({need.basis}): {gib(available)} available{given} "
+        f"- {gib(need.bytes)} would leave less than the reserve of {gib(reserve)}; {gib(missing)} short."
+    )
+    known = {h.model for h in staying}
+    holders: list[dict[str, object]] = [_holder(h) for h in staying]
+    holders += [
+        {"model": p.model, "pid": p.pid, "command": p.command, "unit": p.unit, "bytes": p.bytes}
+        for p in reading.processes
+        if p.model is None or p.model not in known
+    ]
+    if holders:
+        detail += " Held by " + ", ".join(_name(h) for h in holders) + "."
+    extra = {
+        "needed": need.bytes,
+        "basis": str(need.basis),
+        "available": available,
+        "returned": returned,
+        "reserve": reserve,
+        "total": reading.total,
+        "holders": holders,
+    }
+    return Problem(Code.MEMORY_REFUSED, detail, extra)
+
+
+def _holder(holder: Holder) -> dict[str, object]:
+    return {"model": holder.model, "bytes": holder.gives_back}
+
+
+def _name(holder: dict[str, object]) -> str:
+    size = holder["bytes"]
+    who = holder["model"] or f"{holder['command']} (PID {holder['pid']})"
+    return f"{who} {gib(size) if isinstance(size, int) else 'an unknown amount'}"
+
+
+def gib(amount: int) -> str:
+    """Bytes for people, in GiB."""
+    return f"{amount / _GIB:.1f} GiB"

@@ -1,0 +1,177 @@
+"""The units under one roof: every model's life, its leases, its footprint, and who holds memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from spark_modeld.core import lifecycle as life_of
+from spark_modeld.core.admission import Holder, admit, held_by, is_large
+from spark_modeld.core.effects import Arm, Do, Effects, Read
+from spark_modeld.core.errors import Code, Problem
+from spark_modeld.core.lifecycle import Life, LifeEvent, Limits
+from spark_modeld.core.model import Basis, Catalog, Footprint, Instant, Model, Phase, Reading, Role
+from spark_modeld.core.transaction import Attempts
+
+_LOADING = frozenset({Phase.STARTING, Phase.WARMING})
+_HOLDING = frozenset({Phase.SERVING, Phase.DRAINING})
+
+
+class House:
+    """Lives and what they need. It steps lives and collects their effects; it plans nothing."""
+
+    def __init__(self, catalog: Catalog, measured: Mapping[str, int], now: Instant) -> None:
+        self.catalog = catalog
+        self.models: dict[str, Model] = dict(catalog.models)
+        self.lives: dict[str, Life] = {m: Life(Phase.UNKNOWN, now) for m in self.models}
+        self.leases: dict[str, int] = {}
+        self.measured = dict(measured)
+        self.reading: Reading | None = None
+        self.refusals: dict[str, Problem] = {}
+        self.effects: Effects = []
+        self._attempts: dict[str, Attempts] = {}
+        self._tokens = 0
+
+    # Needs.
+
+    def footprint(self, model: str) -> Footprint:
+        """What this model needs: declared, else measured, else unknown."""
+        spec = self.models[model]
+        if spec.memory is not None:
+            return Footprint(spec.memory.of(self.reading.total if self.reading else 0), Basis.DECLARED)
+        if model in self.measured:
+            return Footprint(self.measured[model], Basis.MEASURED)
+        return Footprint(0, Basis.UNKNOWN)
+
+    def large(self, model: str) -> bool:
+        """Whether this model is large."""
+        total = self.reading.total if self.reading else 0
+        return is_large(self.footprint(model), self.catalog.settings.memory, total)
+
+    def holders(self, models: Iterable[str], reading: Reading) -> tuple[Holder, ...]:
+        """What these models hold, by this reading."""
+        return tuple(
+            Holder(m, self.footprint(m), held_by(m, reading), self.large(m), self.lives[m].phase in _LOADING)
+            for m in models
+        )
+
+    def admit(
+        self, model: str, reading: Reading, *, leaving: Iterable[str] = (), staying: Iterable[str], force: bool = False
+    ) -> Problem | None:
+        """Whether this model fits when ``leaving`` have given their memory back and ``staying`` keep theirs."""
+        return admit(
+            model,
+            self.footprint(model),
+            reading,
+            self.catalog.settings.memory,
+            leaving=self.holders(leaving, reading),
+            staying=self.holders(staying, reading),
+            force=force,
+        )
+
+    # Who is there.
+
+    def slot_models(self) -> Iterable[str]:
+        """The ids of all slot models."""
+        return (m for m, spec in self.models.items() if spec.role is Role.SLOT)
+
+    def others(self, model: str | None) -> list[str]:
+        """Slot models, other than this one, of which processes may exist."""
+        return [m for m in self.slot_models() if m != model and self.lives[m].alive]
+
+    def busy_others(self, model: str | None) -> list[str]:
+        """Slot models, other than this one, that are not at rest."""
+        return [m for m in self.slot_models() if m != model and not self.lives[m].idle]
+
+    def sides(self) -> list[str]:
+        """Side models that are alive."""
+        return [m for m, spec in self.models.items() if spec.role is Role.SIDE and self.lives[m].alive]
+
+    def alive(self, model: str) -> list[str]:
+        """Every other model that is alive."""
+        return [m for m in self.models if m != model and self.lives[m].alive]
+
+    def stuck(self) -> str | None:
+        """The slot model that will not stop, if there is one."""
+        return next((m for m in self.slot_models() if self.lives[m].phase is Phase.STUCK), None)
+
+    # Steps.
+
+    def step(self, model: str, event: LifeEvent, now: Instant) -> None:
+        """One event of one life."""
+        before = self.lives[model]
+        if isinstance(event, life_of.Expired) and before.phase is Phase.RECLAIMING:
+            if event.epoch != before.epoch:
+                return
+            event = life_of.Refused(self.refusals.pop(model, _never_read(model)))
+        after, acts = life_of.step(before, event, now, self._limits(model))
+        self.lives[model] = after
+        self.effects += [Do(model, act, after.epoch) for act in acts]
+        if after.deadline is not None and (after.epoch, after.deadline) != (before.epoch, before.deadline):
+            self.effects.append(Arm(model, after.epoch, after.deadline))
+        if after.phase in _HOLDING and before.phase not in _HOLDING:
+            self.tries(model).served_since = now.mono
+        elif before.phase in _HOLDING and after.phase not in _HOLDING:
+            self.tries(model).served(now)
+
+    def drain(self, now: Instant) -> bool:
+        """Tells every draining life without a lease so; True if there was one."""
+        drained = [m for m, life in self.lives.items() if life.phase is Phase.DRAINING and not self.leases.get(m)]
+        for model in drained:
+            self.step(model, life_of.UNUSED, now)
+        return bool(drained)
+
+    def read(self) -> int:
+        """Asks for a fresh reading; the token it will come with."""
+        self._tokens += 1
+        self.effects.append(Read(self._tokens))
+        return self._tokens
+
+    def tries(self, model: str) -> Attempts:
+        """This model's failed starts."""
+        return self._attempts.setdefault(model, Attempts())
+
+    def pardon(self, model: str) -> None:
+        """A person asked for this model: its failures are forgotten."""
+        self.tries(model).failures = 0
+        self.tries(model).not_before = 0.0
+
+    def exhausted(self, model: str) -> bool:
+        """Whether it failed so often that it waits for a person."""
+        return self.tries(model).failures >= self.catalog.settings.slot.max_start_attempts
+
+    def _limits(self, model: str) -> Limits:
+        spec = self.models[model]
+        return Limits(
+            reclaim=self.catalog.settings.memory.reclaim_timeout,
+            start=spec.start_timeout,
+            drain=self.catalog.settings.slot.drain_timeout,
+            stop=spec.stop_timeout,
+        )
+
+    # Configuration.
+
+    def configure(self, catalog: Catalog, now: Instant) -> None:
+        """A new catalog; ``follow`` brings in what has to wait until a unit is down."""
+        self.catalog = catalog
+        for model in catalog.models:
+            if model not in self.models:
+                self.models[model] = catalog.models[model]
+                self.lives[model] = Life(Phase.UNKNOWN, now)
+
+    def follow(self, needed: frozenset[str], now: Instant) -> None:
+        """Lets models at rest follow the catalog. One that is alive keeps its unit; ``needed`` ones are kept."""
+        for model, old in tuple(self.models.items()):
+            new, life = self.catalog.models.get(model), self.lives[model]
+            at_rest = life.idle or life.phase is Phase.UNKNOWN
+            if new is None:
+                if at_rest and model not in needed:
+                    del self.models[model], self.lives[model]
+                    self.leases.pop(model, None)
+            elif new is not old and (at_rest or (new.unit == old.unit and new.role is old.role)):
+                self.models[model] = new
+                if new.unit != old.unit:
+                    self.lives[model] = Life(Phase.UNKNOWN, now, life.epoch + 1)
+
+
+def _never_read(model: str) -> Problem:
+    return Problem(Code.MEMORY_REFUSED, f"No memory reading could be taken before {model} was to start.")

@@ -1,0 +1,391 @@
+"""The transaction's moves: admission, clearing the slot, raising the target, the way back, reconciling.
+
+The planner is driven by its goal: whatever else is alive in the slot is stopped, then the target is raised.
+That is why a switch that was interrupted anywhere (bus lost, kill -9) goes on from what systemd shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from spark_modeld.core import lifecycle as life_of
+from spark_modeld.core.effects import Ended, Save, Verdict, Wake
+from spark_modeld.core.errors import Code, Problem
+from spark_modeld.core.house import House
+from spark_modeld.core.lifecycle import Life
+from spark_modeld.core.model import Instant, Outcome, Phase, Reading, Requester, Role, Switch, SwitchPhase
+from spark_modeld.core.transaction import Stage, Transaction
+
+OPERATORS = frozenset({Requester.CONTROL, Requester.SYSTEMD})
+"""Whose switches say what belongs in the slot from now on."""
+
+_RISING = frozenset({Phase.STARTING, Phase.WARMING, Phase.SERVING})
+_STOPPABLE = frozenset({Phase.SERVING, Phase.WARMING, Phase.STARTING, Phase.RECLAIMING})
+
+
+class Planner:
+    """At most one transaction, and what the slot is meant to hold when there is none.
+
+    ``held``: somebody emptied the slot with systemctl, it stays so until the next switch. ``reason`` is why
+    the slot is not as it is desired.
+    """
+
+    def __init__(self, house: House, desired: str | None, last_good: str | None, new_id: Callable[[], str]) -> None:
+        self.house = house
+        self.desired = desired
+        self.last_good = last_good
+        self.held = False
+        self.occupant: str | None = None
+        self.tx: Transaction | None = None
+        self.reason: Problem | None = None
+        self._new_id = new_id
+
+    # Beginning and ending.
+
+    def new_switch(
+        self,
+        model: str | None,
+        from_model: str | None,
+        now: Instant,
+        *,
+        requested_by: Requester,
+        actor: str | None = None,
+        force: bool = False,
+    ) -> Switch:
+        """A fresh switch in phase ``queued``."""
+        return Switch(
+            id=self._new_id(),
+            model=model,
+            from_model=from_model,
+            requested_by=requested_by,
+            actor=actor,
+            started_at=now,
+            force=force,
+            phase_since=now.mono,
+        )
+
+    def begin(self, tx: Transaction) -> None:
+        """Makes this the transaction under way. What needs no admission is on record at once."""
+        self.tx = tx
+        self.reason = None
+        if tx.target is not None and self.house.lives[tx.target].idle:
+            tx.stage = Stage.ADMIT
+            tx.token = self.house.read()
+            return
+        tx.stage = Stage.CLEAR
+        self.house.effects.append(Save())
+
+    def finish(self, tx: Transaction, outcome: Outcome, now: Instant) -> None:
+        """Ends the transaction."""
+        ready = outcome is Outcome.READY
+        switch = replace(
+            tx.at(SwitchPhase.READY, now) if ready else tx.switch,
+            finished_at=now,
+            outcome=outcome,
+            error=None if ready else tx.error,
+            timings=tx.timed(now),
+            rollback=None,
+        )
+        if ready and switch.requested_by in OPERATORS:
+            self.desired = switch.model or ""
+        if ready and switch.model is None:
+            self.held = False
+        self.tx = None
+        if not ready and (outcome is Outcome.ROLLED_BACK or self.standing() is None):
+            self.reason = self.reason or tx.error
+        self.house.effects += [Save(), Ended(switch)]
+
+    def answer(self, tx: Transaction, problem: Problem | None) -> None:
+        """Tells whoever waits for the admission of this transaction."""
+        if tx.ask is not None:
+            self.house.effects.append(Verdict(tx.ask, problem))
+            tx.ask = None
+
+    def supersede(self, tx: Transaction, by: str, now: Instant) -> None:
+        """A newer operator's switch takes over; the units stay as they are, the newer one goes on from there."""
+        problem = Problem(Code.SUPERSEDED, f"A newer switch ({by}) took over.", {"by": by})
+        self.answer(tx, problem)
+        tx.error = tx.error or problem
+        self.finish(tx, Outcome.SUPERSEDED, now)
+
+    def cancel(self, tx: Transaction, now: Instant) -> None:
+        """Gives the switch up; the way back is taken when the old model was already stopped."""
+        problem = Problem(Code.CANCELLED, "The switch was cancelled.")
+        self.answer(tx, problem)
+        tx.error = problem
+        if tx.switch.requested_by is Requester.RECONCILE:
+            self.held = True
+        standing = self.occupant
+        if standing and standing != tx.target and self._keep(standing, now):
+            if tx.target:
+                self.house.step(tx.target, life_of.STOP_WANTED, now)
+            self.finish(tx, Outcome.CANCELLED, now)
+        else:
+            tx.ending = Outcome.CANCELLED
+            self._turn_back(tx, now)
+
+    def standing(self) -> str | None:
+        """The occupant, if it is there to come back to."""
+        return self.occupant if self.occupant and not self.house.lives[self.occupant].idle else None
+
+    def _keep(self, model: str, now: Instant) -> bool:
+        """Lets a model that serves, or still drains, serve on; False if it is past that."""
+        self.house.step(model, life_of.KEEP_WANTED, now)
+        return self.house.lives[model].phase in _RISING
+
+    # Admission.
+
+    def admission(self, tx: Transaction, reading: Reading, now: Instant) -> None:
+        """Decides by a fresh reading whether the switch may disturb anything at all."""
+        target = tx.target
+        assert target is not None
+        force = tx.switch.force
+        others, sides = self.house.others(target), self.house.sides()
+        refusal = self.house.admit(target, reading, staying=[*others, *sides], force=force)
+        if others:
+            tx.overlap = refusal is None and self._can_overlap(target, others)
+            if tx.beside and not tx.overlap:
+                refusal = refusal or _slot_taken(target, others[0])
+            elif not tx.overlap:
+                refusal = self.house.admit(target, reading, leaving=others, staying=sides, force=force)
+        self.answer(tx, refusal)
+        if refusal is not None:
+            self._refused(tx, refusal, now)
+            return
+        tx.stage = Stage.RAISE if tx.overlap or not others else Stage.CLEAR
+        self.house.effects.append(Save())
+        if tx.foreign:
+            tx.raised = True
+            self.house.step(target, life_of.GATE_PASSED, now)
+
+    def _can_overlap(self, target: str, others: list[str]) -> bool:
+        """Make before break: nothing of theirs may collide, and the old one must be serving."""
+        if self.house.catalog.settings.slot.overlap != "auto" or others != [self.occupant]:
+            return False
+        old, new = self.house.models[others[0]], self.house.models[target]
+        apart = old.endpoint != new.endpoint and old.unit != new.unit
+        return apart and self.house.lives[others[0]].phase is Phase.SERVING
+
+    def _refused(self, tx: Transaction, refusal: Problem, now: Instant) -> None:
+        standing = self.standing()
+        if tx.beside or (standing and self._keep(standing, now)):
+            tx.error = refusal
+            self.finish(tx, Outcome.FAILED, now)
+        else:
+            self._failed(tx, refusal, now)
+
+    # Moves.
+
+    def move(self, now: Instant) -> bool:
+        """One move towards the goal; False when there is nothing to do but wait."""
+        if self.tx is None:
+            return self._watch_occupant(now) or self._take_in(now) or self._reconcile(now)
+        match self.tx.stage:
+            case Stage.ADMIT:
+                return False
+            case Stage.CLEAR:
+                return self._clear(self.tx, now)
+            case Stage.RAISE:
+                return self._raise(self.tx, now)
+
+    def _clear(self, tx: Transaction, now: Instant) -> bool:
+        stuck = self.house.stuck()
+        if stuck is not None and stuck != tx.target:
+            tx.error = self.house.lives[stuck].problem
+            self.finish(tx, Outcome.FAILED, now)
+            return True
+        others = self.house.busy_others(tx.target)
+        stoppable = [m for m in others if self.house.lives[m].phase in _STOPPABLE]
+        for model in stoppable:
+            self.house.step(model, life_of.STOP_WANTED, now)
+        if others:
+            return bool(stoppable)
+        if tx.target is None:
+            self.occupant = None
+            self.finish(tx, tx.ending or Outcome.READY, now)
+        else:
+            tx.stage = Stage.RAISE
+        return True
+
+    def _raise(self, tx: Transaction, now: Instant) -> bool:
+        target = tx.target
+        assert target is not None
+        life = self.house.lives[target]
+        match life.phase:
+            case Phase.SERVING:
+                self._ready(tx, target, now)
+            case Phase.DRAINING:
+                self.house.step(target, life_of.KEEP_WANTED, now)
+            case Phase.STUCK:
+                tx.error = tx.error or life.problem
+                self.finish(tx, Outcome.FAILED, now)
+            case Phase.STOPPED | Phase.FAILED if tx.raised:
+                self._came_down(tx, target, life, now)
+            case Phase.STOPPED | Phase.FAILED if not tx.overlap and self.house.busy_others(target):
+                tx.stage = Stage.CLEAR
+            case Phase.STOPPED | Phase.FAILED:
+                tx.raised = True
+                self.house.refusals.pop(target, None)
+                self.house.step(target, life_of.START_WANTED, now)
+            case Phase.STARTING | Phase.WARMING:
+                tx.raised = True
+                return False
+            case _:
+                return False
+        return True
+
+    def _ready(self, tx: Transaction, target: str, now: Instant) -> None:
+        self.occupant = target
+        self.last_good = target
+        self.held = False
+        for model in self.house.busy_others(target):
+            self.house.step(model, life_of.STOP_WANTED, now)
+        self.finish(tx, tx.ending or Outcome.READY, now)
+
+    def _came_down(self, tx: Transaction, target: str, life: Life, now: Instant) -> None:
+        if self.occupant == target:
+            self.occupant = None
+        if life.foreign and life.problem is None:
+            self.held = True
+            tx.error = Problem(
+                Code.MODEL_FAILED, f"{target} was stopped with systemctl while it was being switched to."
+            )
+            self.finish(tx, Outcome.FAILED, now)
+            return
+        self._failed(tx, life.problem or Problem(Code.MODEL_FAILED, f"{target} went down before it was ready."), now)
+
+    def _failed(self, tx: Transaction, problem: Problem, now: Instant) -> None:
+        """The target did not come up: the way back, unless the old model never left."""
+        assert tx.target is not None
+        self.house.tries(tx.target).fail(now)
+        named = replace(problem, extra={"model": tx.target, "unit": self.house.models[tx.target].unit, **problem.extra})
+        tx.error = tx.error or named
+        standing = self.standing()
+        if tx.overlap and standing and standing != tx.target and self.house.lives[standing].phase is Phase.SERVING:
+            self.finish(tx, tx.ending or Outcome.FAILED, now)
+        else:
+            self._turn_back(tx, now)
+
+    def _turn_back(self, tx: Transaction, now: Instant) -> None:
+        """The next model on the way back: the one that was there, then `desired`, then the default."""
+        if not tx.rolled:
+            tx.rolled = True
+            tx.way_back = self._way_back(tx.switch)
+        while tx.way_back:
+            candidate = tx.way_back.pop(0)
+            if candidate in self.house.models and not self.house.exhausted(candidate):
+                tx.target, tx.stage, tx.overlap, tx.raised = candidate, Stage.CLEAR, False, False
+                tx.ending = tx.ending or Outcome.ROLLED_BACK
+                self.house.effects.append(Save())
+                return
+        if tx.ending is not Outcome.CANCELLED:
+            tx.ending = Outcome.FAILED
+        tx.target, tx.stage = None, Stage.CLEAR
+
+    def _way_back(self, switch: Switch) -> list[str]:
+        wanted = self.wanted()
+        rest = [] if self.held or not wanted else [wanted, self.house.catalog.settings.slot.default]
+        return list(dict.fromkeys(m for m in (switch.from_model, *rest) if m and m != switch.model))
+
+    # Without a transaction.
+
+    def _watch_occupant(self, now: Instant) -> bool:
+        """The occupant is down and nobody of ours stopped it."""
+        if self.occupant is None:
+            return False
+        life = self.house.lives.get(self.occupant)
+        if life is not None and not life.idle:
+            return False
+        model, self.occupant = self.occupant, None
+        if life is not None and life.foreign:
+            self.held = True
+            detail = f"{model} was stopped with systemctl; the slot stays empty until the next switch."
+            self.reason = Problem(Code.MODEL_FAILED, detail)
+        elif life is not None:
+            self.house.tries(model).fail(now)
+            self.reason = life.problem or Problem(Code.MODEL_FAILED, f"{model} went down.")
+        self.house.effects.append(Save())
+        return True
+
+    def _take_in(self, now: Instant) -> bool:
+        """Somebody started a slot model while the slot was empty: it is a switch requested by systemd."""
+        busy = self.house.busy_others(None)
+        if self.occupant is not None or len(busy) != 1 or self.house.lives[busy[0]].phase not in _RISING:
+            return False
+        switch = self.new_switch(busy[0], None, now, requested_by=Requester.SYSTEMD)
+        self.tx = Transaction(switch, target=busy[0], stage=Stage.RAISE, raised=True)
+        self.house.effects.append(Save())
+        return True
+
+    def wanted(self) -> str:
+        """The id of what belongs in the slot, "" for nothing."""
+        name = self.desired if self.desired is not None else self.house.catalog.settings.slot.default
+        spec = self.house.catalog.find(name) if name else None
+        return spec.id if spec and spec.role is Role.SLOT else ""
+
+    def _reconcile(self, now: Instant) -> bool:
+        """The slot is empty and should not be."""
+        wanted = self.wanted()
+        if self.held or self.occupant or not wanted or self.house.busy_others(None):
+            return False
+        candidates = (wanted, self.house.catalog.settings.slot.default)
+        model = next((m for m in candidates if m in self.house.models and not self.house.exhausted(m)), None)
+        if model is None:
+            return False
+        ready_at = self.house.tries(model).not_before
+        if ready_at > now.mono:
+            self.house.effects.append(Wake(ready_at))
+            return False
+        reason = self.reason
+        self.begin(
+            Transaction(self.new_switch(model, None, now, requested_by=Requester.RECONCILE), target=model),
+        )
+        self.reason = reason
+        return True
+
+    # After (re)connecting.
+
+    def adopt(self, resume: Switch | None, now: Instant) -> None:
+        """What is alive is the occupant, and a recorded switch goes on where it was."""
+        up = self.house.others(None)
+        if resume is not None and (resume.model is None or resume.model in self.house.models):
+            self._resume(resume, up, now)
+        elif self.tx is not None:
+            if self.tx.stage is Stage.ADMIT:
+                self.tx.token = self.house.read()
+        elif self.occupant is None and up:
+            self.occupant = self.wanted() if self.wanted() in up else up[0]
+
+    def _resume(self, switch: Switch, up: list[str], now: Instant) -> None:
+        rolled = switch.rollback is not None
+        target = switch.rollback.model if switch.rollback else switch.model
+        tx = Transaction(
+            replace(switch, phase_since=now.mono),
+            target=target if target in self.house.models else None,
+            rolled=rolled,
+            ending=Outcome.ROLLED_BACK if rolled else None,
+            error=switch.error,
+        )
+        self.occupant = next((m for m in (switch.from_model, *up) if m in up and m != target), None)
+        self.begin(tx)
+        if target in up and self.occupant:
+            tx.overlap, tx.stage = True, Stage.RAISE
+
+    def connection_lost(self) -> None:
+        """Whether the start under way ever reached systemd is unknown: what is seen later decides."""
+        if self.tx:
+            self.tx.raised = False
+            self.answer(self.tx, Problem(Code.BUS_LOST, "The system bus was lost before it could be decided."))
+
+    def show_phase(self, now: Instant) -> None:
+        """Moves the switch's phase on to what the lives show."""
+        if self.tx:
+            target = self.house.lives[self.tx.target].phase if self.tx.target else None
+            leaving = {self.house.lives[m].phase for m in self.house.busy_others(self.tx.target)}
+            self.tx.show(target, leaving, now)
+
+
+def _slot_taken(target: str, holder: str) -> Problem:
+    detail = f"The slot is taken by {holder}, which {target} would have to replace. Switch to it instead."
+    return Problem(Code.BUSY, detail, {"holder": holder, "retry_after": 5})

@@ -1,0 +1,343 @@
+"""The slot as its callers see it: events and requests in, effects out.
+
+A ``Slot`` is moved by its one caller only. It has no clock and does nothing itself: each call returns the
+effects to run, in order. ``House`` holds the lives, ``Planner`` the transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from spark_modeld.core import lifecycle as life_of
+from spark_modeld.core.admission import gib
+from spark_modeld.core.effects import Effects, Save, Verdict
+from spark_modeld.core.errors import Code, Problem, refuse
+from spark_modeld.core.house import House
+from spark_modeld.core.lifecycle import Life, LifeEvent
+from spark_modeld.core.model import (
+    Catalog,
+    Instant,
+    Outcome,
+    Phase,
+    Reading,
+    Requester,
+    Role,
+    Switch,
+    SwitchPhase,
+    UnitStatus,
+)
+from spark_modeld.core.planner import OPERATORS, Planner
+from spark_modeld.core.record import Record
+from spark_modeld.core.transaction import Stage, Transaction
+
+_RISEN = frozenset({Phase.STARTING, Phase.WARMING, Phase.SERVING})
+
+
+@dataclass(frozen=True, slots=True)
+class _Ask:
+    """A side model's start that waits for a reading."""
+
+    model: str
+    ask: int
+    foreign: bool
+
+
+class Slot:
+    """The serving position, its side models, and at most one switch."""
+
+    def __init__(self, catalog: Catalog, record: Record, now: Instant, *, new_id: Callable[[], str]) -> None:
+        self.house = House(catalog, {m: v.bytes for m, v in record.measured.items()}, now)
+        self.planner = Planner(self.house, record.desired, record.last_good, new_id)
+        self.connected = False
+        self.stopping = False
+        self._resume = record.switch
+        self._asks: dict[int, _Ask] = {}
+
+    # What callers may look at.
+
+    @property
+    def switch(self) -> Switch | None:
+        """The switch under way."""
+        return self.planner.tx.switch if self.planner.tx else None
+
+    def fit(self, model: str, reading: Reading) -> Problem | None:
+        """Advisory: what a switch to (or, for a side model, a start of) this model would be told now."""
+        if self.house.lives[model].alive:
+            return None
+        if self.house.models[model].role is Role.SIDE:
+            return self.house.admit(model, reading, staying=self.house.alive(model))
+        return self.house.admit(model, reading, leaving=self.house.others(model), staying=self.house.sides())
+
+    def shown(self) -> tuple[str | None, Life | None]:
+        """The model that the slot shows and its life: the occupant while it lives, else what is being raised."""
+        standing = self.planner.standing()
+        target = self.planner.tx.target if self.planner.tx else None
+        name = standing or target or self.house.stuck() or self.planner.occupant
+        return name, self.house.lives.get(name) if name else None
+
+    def intruders(self) -> tuple[str, ...]:
+        """Slot models that are alive beside the occupant, though no switch is about them."""
+        known = {self.planner.occupant}
+        if self.planner.tx:
+            known |= {self.planner.tx.target, self.planner.tx.switch.model, self.planner.tx.switch.from_model}
+        return tuple(m for m in self.house.slot_models() if m not in known and self.house.lives[m].phase in _RISEN)
+
+    def record(self, history: tuple[Switch, ...], boot_id: str, before: Record) -> Record:
+        """What has to survive a restart."""
+        return replace(
+            before,
+            desired=self.planner.desired,
+            last_good=self.planner.last_good,
+            held_boot=boot_id if self.planner.held else "",
+            switch=self.switch or self._resume,
+            history=history,
+        )
+
+    # Reports.
+
+    def unit_event(self, model: str, event: LifeEvent, now: Instant) -> Effects:
+        """One event of one unit's life; a model that left the catalog meanwhile is ignored."""
+        if model in self.house.lives:
+            self.house.step(model, event, now)
+        return self._settle(now)
+
+    def bus_connected(self, shown: Mapping[str, UnitStatus], now: Instant) -> Effects:
+        """The bus is there: the status of each model's unit."""
+        self.connected = True
+        for model, status in shown.items():
+            if model in self.house.lives:
+                self.house.step(model, life_of.Shown(status), now)
+        resume, self._resume = self._resume, None
+        self.planner.adopt(resume, now)
+        return self._settle(now)
+
+    def bus_lost(self, now: Instant) -> Effects:
+        """Nothing is known any more; nothing is started or stopped until the bus is back."""
+        self.connected = False
+        for model in self.house.lives:
+            self.house.step(model, life_of.BUS_LOST, now)
+        self.planner.connection_lost()
+        self._answer_all(Problem(Code.BUS_LOST, "The system bus was lost before it could be decided."))
+        return self._settle(now)
+
+    def shut_down(self, now: Instant) -> Effects:
+        """From here on nothing is started; a switch under way stays in the record for the next start."""
+        self.stopping = True
+        problem = Problem(Code.SHUTTING_DOWN, "The daemon is shutting down; ask again when it is back.")
+        self._answer_all(problem)
+        if self.planner.tx:
+            self.planner.answer(self.planner.tx, problem)
+        return self._settle(now)
+
+    def taken(self, token: int, reading: Reading, now: Instant) -> Effects:
+        """The reading asked for with ``Read(token)``."""
+        self.house.reading = reading
+        ask, tx = self._asks.pop(token, None), self.planner.tx
+        if ask is not None:
+            self._side_admission(ask, reading, now)
+        elif tx and tx.stage is Stage.ADMIT and tx.token == token and self._may_start():
+            self.planner.admission(tx, reading, now)
+        return self._settle(now)
+
+    def room(self, model: str, epoch: int, reading: Reading, now: Instant) -> Effects:
+        """A reading for a model that waits for room."""
+        self.house.reading = reading
+        life, tx = self.house.lives.get(model), self.planner.tx
+        if life and life.phase is Phase.RECLAIMING and life.epoch == epoch and self._may_start():
+            force = bool(tx and tx.target == model and tx.switch.force)
+            refusal = self.house.admit(model, reading, staying=self.house.alive(model), force=force)
+            if refusal is None:
+                self.house.step(model, life_of.FITS, now)
+            else:
+                self.house.refusals[model] = refusal
+        return self._settle(now)
+
+    def floor(self, model: str, epoch: int, reading: Reading, now: Instant) -> Effects:
+        """A reading while this model loads."""
+        self.house.reading = reading
+        life = self.house.lives.get(model)
+        floor = self.house.catalog.settings.memory.floor.of(reading.total)
+        if life and life.epoch == epoch and reading.available < floor:
+            detail = (
+                f"Only {gib(reading.available)} of memory were left while {model} was loading, under the floor of "
+                f"{gib(floor)}: it was killed before the machine could freeze. Lower its context or memory flags."
+            )
+            extra = {"available": reading.available, "floor": floor}
+            self.house.step(model, life_of.UnderFloor(Problem(Code.MEMORY_REFUSED, detail, extra)), now)
+        return self._settle(now)
+
+    def observed(self, reading: Reading) -> None:
+        """A reading that nobody's start waits for."""
+        self.house.reading = reading
+
+    def wake(self, now: Instant) -> Effects:
+        """The time asked for with ``Wake`` has come."""
+        return self._settle(now)
+
+    # Requests.
+
+    def request(
+        self, name: str | None, now: Instant, *, requested_by: Requester, actor: str | None, force: bool = False
+    ) -> tuple[Switch, Effects]:
+        """A switch to the model with this name, None to empty the slot. SparkError when it is refused at once."""
+        self._check_may_change()
+        model = None if name is None else self._slot_model(name)
+        self._check_not_stuck()
+        plan, tx = self.planner, self.planner.tx
+        if tx and tx.switch.model == model and tx.ending is None:
+            return tx.switch, self._settle(now)
+        switch = plan.new_switch(
+            model,
+            tx.switch.from_model if tx else plan.standing(),
+            now,
+            requested_by=requested_by,
+            actor=actor,
+            force=force,
+        )
+        if tx is None and self._already(model):
+            return self._noop(switch, now)
+        if model is not None:
+            self.house.pardon(model)
+        if tx:
+            plan.supersede(tx, switch.id, now)
+        plan.begin(Transaction(switch, target=model))
+        effects = self._settle(now)
+        return self.switch or switch, effects
+
+    def cancel(self, now: Instant) -> Effects:
+        """Cancels the switch under way, if there is one; the way back itself cannot be cancelled."""
+        tx = self.planner.tx
+        if tx is not None and tx.ending is None:
+            self.planner.cancel(tx, now)
+        return self._settle(now)
+
+    def start_beside(
+        self, name: str, ask: int, now: Instant, *, requested_by: Requester, actor: str | None, foreign: bool
+    ) -> Effects:
+        """A start that may stop nothing: the answer comes as ``Verdict(ask)``. SparkError when refused at once.
+
+        ``foreign``: systemd starts the unit itself and asks at its gate.
+        """
+        self._check_may_change()
+        model = self._known(name)
+        life, plan = self.house.lives[model], self.planner
+        if life.phase is Phase.STARTING or (not foreign and life.phase in _RISEN):
+            # At the gate this is our own start whose mark was not there.
+            self.house.effects.append(Verdict(ask, None))
+            return self._settle(now)
+        if not life.idle:
+            detail = f"{model} is {life.phase}; try again when that is over."
+            raise refuse(Code.BUSY, detail, holder=model, retry_after=5)
+        if self.house.models[model].role is Role.SIDE:
+            self._asks[self.house.read()] = _Ask(model, ask, foreign)
+            return self._settle(now)
+        self._check_not_stuck()
+        if plan.tx is not None:
+            holder = plan.tx.target or plan.tx.switch.from_model
+            raise refuse(Code.BUSY, "A switch is under way; try again when it has ended.", holder=holder, retry_after=5)
+        self.house.pardon(model)
+        switch = plan.new_switch(model, plan.standing(), now, requested_by=requested_by, actor=actor)
+        plan.begin(Transaction(switch, target=model, beside=True, foreign=foreign, ask=ask))
+        return self._settle(now)
+
+    def stop_side(self, name: str, now: Instant) -> Effects:
+        """Stops a side model. SparkError for a slot model."""
+        self._check_may_change()
+        model = self._known(name)
+        if self.house.models[model].role is not Role.SIDE:
+            detail = f"{model} is a slot model: empty the slot (switch to null) or switch to another one."
+            raise refuse(Code.INVALID_REQUEST, detail)
+        self.house.step(model, life_of.STOP_WANTED, now)
+        return self._settle(now)
+
+    def grant(self, model: str) -> bool:
+        """A lease on a serving model; False if it does not serve. Synchronous: no await between check and count."""
+        life = self.house.lives.get(model)
+        if life is None or life.phase is not Phase.SERVING:
+            return False
+        self.house.leases[model] = self.house.leases.get(model, 0) + 1
+        return True
+
+    def release(self, model: str, now: Instant) -> Effects:
+        """Gives one lease back."""
+        if self.house.leases.get(model, 0) > 0:
+            self.house.leases[model] -= 1
+        return self._settle(now)
+
+    def configure(self, catalog: Catalog, now: Instant) -> Effects:
+        """A new configuration. A model that is alive keeps its unit until that is down."""
+        self.house.configure(catalog, now)
+        return self._settle(now)
+
+    # Inside.
+
+    def _settle(self, now: Instant) -> Effects:
+        """Goes on until there is nothing to do but wait, and hands the effects over."""
+        moved = True
+        while moved:
+            moved = self.house.drain(now)
+            moved = (self._may_start() and self.planner.move(now)) or moved
+        self.planner.show_phase(now)
+        tx = self.planner.tx
+        needed = {tx.target, tx.switch.model, *tx.way_back} if tx else set()
+        self.house.follow(frozenset(m for m in needed if m), now)
+        effects, self.house.effects = self.house.effects, []
+        return effects
+
+    def _may_start(self) -> bool:
+        return self.connected and not self.stopping
+
+    def _answer_all(self, problem: Problem) -> None:
+        self.house.effects += [Verdict(ask.ask, problem) for ask in self._asks.values()]
+        self._asks.clear()
+
+    def _side_admission(self, ask: _Ask, reading: Reading, now: Instant) -> None:
+        if ask.model not in self.house.lives or not self.house.lives[ask.model].idle:
+            problem: Problem | None = Problem(Code.BUSY, f"{ask.model} changed meanwhile; try again.")
+        else:
+            problem = self.house.admit(ask.model, reading, staying=self.house.alive(ask.model))
+        if problem is None:
+            self.house.step(ask.model, life_of.GATE_PASSED if ask.foreign else life_of.START_WANTED, now)
+        self.house.effects.append(Verdict(ask.ask, problem))
+
+    def _already(self, model: str | None) -> bool:
+        if model is None:
+            return self.planner.occupant is None and not self.house.busy_others(None)
+        return model == self.planner.occupant and self.house.lives[model].phase is Phase.SERVING
+
+    def _noop(self, switch: Switch, now: Instant) -> tuple[Switch, Effects]:
+        """Already so. It still says what the operator wants from now on."""
+        if switch.requested_by in OPERATORS:
+            self.planner.desired = switch.model or ""
+            self.planner.held = False
+            self.planner.reason = None
+            self.house.effects.append(Save())
+        switch = replace(switch, phase=SwitchPhase.READY, finished_at=now, outcome=Outcome.READY, noop=True)
+        return switch, self._settle(now)
+
+    def _check_may_change(self) -> None:
+        if self.stopping:
+            raise refuse(Code.SHUTTING_DOWN, "The daemon is shutting down; ask again when it is back.")
+        if not self.connected:
+            raise refuse(Code.BUS_LOST, "The system bus is lost; nothing is started or stopped until it is back.")
+
+    def _check_not_stuck(self) -> None:
+        stuck = self.house.stuck()
+        if stuck is not None:
+            problem = self.house.lives[stuck].problem
+            detail = f"{stuck} will not stop. {problem.detail if problem else ''}".strip()
+            raise refuse(Code.STUCK, detail, model=stuck, unit=self.house.models[stuck].unit)
+
+    def _known(self, name: str) -> str:
+        spec = self.house.catalog.find(name)
+        if spec is None or spec.id not in self.house.models:
+            raise refuse(Code.UNKNOWN_MODEL, f"There is no model {name!r} in the catalog.", model=name)
+        return spec.id
+
+    def _slot_model(self, name: str) -> str:
+        model = self._known(name)
+        if self.house.models[model].role is not Role.SLOT:
+            detail = f"{model} is a side model: it is started and stopped beside the slot, never switched to."
+            raise refuse(Code.INVALID_REQUEST, detail)
+        return model

@@ -1,0 +1,111 @@
+"""The mutable side of a switch: how far it is, what its way back is, and who has failed how often."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from types import MappingProxyType
+
+from spark_modeld.core.errors import Problem
+from spark_modeld.core.model import Instant, Outcome, Phase, Rollback, Switch, SwitchPhase
+
+HEALTHY_SECONDS = 60.0
+"""A model that served this long before it crashed has not failed to start."""
+_BACKOFF_SECONDS = 2.0
+_BACKOFF_CAP_SECONDS = 60.0
+
+
+class Stage(StrEnum):
+    """What a transaction is waiting for: a reading, an empty slot, or its target."""
+
+    ADMIT = "admit"
+    CLEAR = "clear"
+    RAISE = "raise"
+
+
+_ORDER = {phase: n for n, phase in enumerate(SwitchPhase)}
+_RAISING = {
+    Phase.RECLAIMING: SwitchPhase.RECLAIMING,
+    Phase.STARTING: SwitchPhase.STARTING,
+    Phase.WARMING: SwitchPhase.WARMING,
+}
+
+
+@dataclass(slots=True)
+class Transaction:
+    """One switch under way.
+
+    ``target`` is what is being raised now: the switch's model, or a model on the way back once ``rolled``.
+    ``raised`` says that its start was asked for; ``ending`` is the outcome the way back will end in;
+    ``beside`` that nothing may be stopped for it; ``foreign`` that systemd starts the unit, not we;
+    ``ask`` is whoever waits for its admission.
+    """
+
+    switch: Switch
+    target: str | None
+    stage: Stage = Stage.ADMIT
+    overlap: bool = False
+    raised: bool = False
+    rolled: bool = False
+    beside: bool = False
+    foreign: bool = False
+    ask: int | None = None
+    token: int = 0
+    ending: Outcome | None = None
+    error: Problem | None = None
+    way_back: list[str] = field(default_factory=list)
+
+    def show(self, target: Phase | None, leaving: set[Phase], now: Instant) -> None:
+        """Moves the switch's phase on to what the lives show; it never goes back."""
+        phase = self._phase(target, leaving)
+        if self.rolled:
+            rollback = Rollback(model=self.target, phase=phase) if self.target else None
+            self.switch = replace(self.switch, rollback=rollback, error=self.error)
+        elif _ORDER[phase] > _ORDER[self.switch.phase]:
+            self.switch = self.at(phase, now)
+
+    def at(self, phase: SwitchPhase, now: Instant) -> Switch:
+        """The switch in this phase, the time spent in the one before added to its timings."""
+        if phase is self.switch.phase:
+            return self.switch
+        return replace(self.switch, phase=phase, phase_since=now.mono, timings=self.timed(now))
+
+    def timed(self, now: Instant) -> MappingProxyType[str, float]:
+        """Seconds per phase, the present one up to now."""
+        if self.switch.phase is SwitchPhase.READY:
+            return MappingProxyType(dict(self.switch.timings))
+        spent = max(0.0, now.mono - self.switch.phase_since)
+        return MappingProxyType({**self.switch.timings, str(self.switch.phase): round(spent, 6)})
+
+    def _phase(self, target: Phase | None, leaving: set[Phase]) -> SwitchPhase:
+        if self.stage is Stage.ADMIT:
+            return SwitchPhase.ADMITTING
+        if self.stage is Stage.CLEAR:
+            return SwitchPhase.DRAINING if Phase.DRAINING in leaving else SwitchPhase.STOPPING
+        return _RAISING.get(target, self.switch.phase) if target else self.switch.phase
+
+
+@dataclass(slots=True)
+class Attempts:
+    """Failed starts of one model in a row, and when the next may be tried by ourselves."""
+
+    failures: int = 0
+    not_before: float = 0.0
+    served_since: float | None = None
+
+    def fail(self, now: Instant) -> None:
+        """A start failed, or it went down while serving."""
+        self.failures += 1
+        self.not_before = now.mono + self._delay()
+
+    def served(self, now: Instant) -> None:
+        """It leaves service; having served long enough, it counts as one that starts well."""
+        if self.served_since is not None and now.mono - self.served_since >= HEALTHY_SECONDS:
+            self.failures = 0
+        self.served_since = None
+
+    def _delay(self) -> float:
+        """The first failure is tried again at once, each further one waits twice as long."""
+        if self.failures <= 1:
+            return 0.0
+        return float(min(_BACKOFF_SECONDS * 2 ** (self.failures - 2), _BACKOFF_CAP_SECONDS))
