@@ -11,6 +11,6 @@ def pause(elapsed: float) -> float:
     """Seconds until the next look, ``elapsed`` seconds after the first one.
 
     A fixed share of what has passed: an engine that takes 1.5 s is seen some 8 ms late, one that takes ten minutes half
-    a second late, and ten minutes cost about 1,200 looks of 60 to 200 microseconds each.
+    a second late, and ten minutes cost about 1,230 looks of 60 to 200 microseconds each.
     """
     return min(LONGEST_SECONDS, max(FIRST_SECONDS, elapsed * SHARE))
