@@ -1,0 +1,188 @@
+"""The throwaway host: a real systemd as PID 1 of new namespaces, over a copy-on-write view of this machine's root.
+
+It has its own system bus, journal, polkit, devices, /tmp and (unless asked otherwise) network; nothing it writes
+reaches this machine. It boots in about half a second, and several run side by side.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+STATES = Path("/run/spark-modeld-hosts")
+INIT = Path(__file__).with_name("host-init")
+BOOT_SECONDS = 60.0
+TOOLS = ("unshare", "nsenter", "setpriv", "ip", "hostname", "dbus-daemon")
+
+_numbers = itertools.count(1)
+
+
+def why_not() -> str | None:
+    """Why this machine cannot run a throwaway host; None if it can."""
+    if os.geteuid() != 0:
+        return "needs root"
+    if missing := [tool for tool in TOOLS if shutil.which(tool) is None]:
+        return f"needs {', '.join(missing)}"
+    if not Path("/lib/systemd/systemd").exists():
+        return "needs systemd to be installed"
+    if _cgroup2() is None:
+        return "needs a cgroup v2 mount"
+    tried = subprocess.run(
+        ["unshare", "-m", "-p", "-f", "-C", "-u", "-i", "-n", "true"], check=False, capture_output=True, text=True
+    )
+    return f"needs namespaces: {tried.stderr.strip()}" if tried.returncode else None
+
+
+def _cgroup2() -> Path | None:
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        _, target, kind, *_ = line.split()
+        if kind == "cgroup2":
+            return Path(target)
+    return None
+
+
+class Host:
+    """One throwaway host; use it as a context manager.
+
+    ``binds`` maps folders inside to folders of this machine that appear there read-only. With ``share_net`` it has
+    this machine's network, so that ports inside are ports here.
+    """
+
+    def __init__(self, *, binds: Mapping[str, Path] | None = None, share_net: bool = False) -> None:
+        self.name = f"spark-{os.getpid()}-{next(_numbers)}"
+        self.pid = 0
+        self._binds = dict(binds or {})
+        self._share_net = share_net
+        self._state = STATES / self.name
+        cgroup2 = _cgroup2()
+        assert cgroup2 is not None
+        self._cgroup = cgroup2 / self.name
+        self._launcher: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Host:
+        try:
+            self.boot()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def boot(self) -> None:
+        """Returns when systemd has started everything. RuntimeError with the console's words if it does not."""
+        _sweep()
+        (self._state / "root").mkdir(parents=True)
+        (self._state / "rw").mkdir()
+        # Its own cgroup, entered before the cgroup namespace is made: two PID 1 must not share a tree.
+        self._cgroup.mkdir()
+        enter = 'echo $$ >"$1/cgroup.procs"; shift; exec "$@"'
+        pairs = [word for target, source in self._binds.items() for word in (str(source), target)]
+        command = [
+            *("setpriv", "--pdeathsig", "KILL", "bash", "-c", enter, "_", str(self._cgroup)),
+            *("unshare", "-m", "-p", "-f", "-C", "-u", "-i", *([] if self._share_net else ["-n"])),
+            *("--kill-child", "--mount-proc", str(INIT), str(self._state)),
+            *("shared" if self._share_net else "private", *pairs),
+        ]
+        with (self._state / "console").open("wb") as console:
+            self._launcher = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=console, stderr=console, start_new_session=True
+            )
+        self._await_systemd()
+        self.run("systemctl", "is-system-running", "--wait", check=False)
+
+    def _await_systemd(self) -> None:
+        assert self._launcher is not None
+        children = Path(f"/proc/{self._launcher.pid}/task/{self._launcher.pid}/children")
+        deadline = time.monotonic() + BOOT_SECONDS
+        while time.monotonic() < deadline and self._launcher.poll() is None:
+            if (found := children.read_text().split()) and Path(f"/proc/{found[0]}/comm").read_text() == "systemd\n":
+                self.pid = int(found[0])
+                if self.path("/run/systemd/private").exists():
+                    return
+            time.sleep(0.01)  # nothing tells a machine from outside that PID 1 is listening
+        raise RuntimeError(f"the throwaway host did not boot: {(self._state / 'console').read_text()}")
+
+    def path(self, inside: str) -> Path:
+        """Where a file of the host is seen from this machine."""
+        return Path(f"/proc/{self.pid}/root{inside}")
+
+    def write(self, inside: str, content: str, *, mode: int = 0o644) -> None:
+        """Writes a file inside, root's own, with its folders."""
+        target = self.path(inside)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(content)
+        target.chmod(mode)
+
+    def command(self, *argv: str, user: str | None = None) -> list[str]:
+        """The command line that runs ``argv`` inside, as root or as ``user``."""
+        enter = ["nsenter", "-t", str(self.pid), "-m", "-p", "-C", "-u", "-i", "-n", "-r", "-w", "--"]
+        drop = ["setpriv", "--reuid", user, "--regid", user, "--init-groups", "--reset-env", "--"] if user else []
+        return [*enter, *drop, *argv]
+
+    def run(
+        self, *argv: str, user: str | None = None, check: bool = True, timeout: float = 120, input: str | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs a command inside and returns when it has ended; its words are in the error if it fails."""
+        done = subprocess.run(
+            self.command(*argv, user=user),
+            check=False,
+            input=input or "",
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+        if check and done.returncode:
+            raise AssertionError(f"{' '.join(argv)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+        return done
+
+    def popen(self, *argv: str, user: str | None = None, **options: Any) -> subprocess.Popen[str]:
+        """Starts a command inside."""
+        return subprocess.Popen(self.command(*argv, user=user), text=True, **options)
+
+    def show(self, unit: str, prop: str) -> str:
+        """One property of a unit."""
+        return self.run("systemctl", "show", "--value", "--property", prop, unit).stdout.strip()
+
+    def journal(self, *arguments: str) -> str:
+        """The host's journal, as short lines."""
+        return self.run("journalctl", "--no-pager", "--output=short-monotonic", *arguments, check=False).stdout
+
+    def stop(self) -> None:
+        """Ends every process inside; its mounts go with it."""
+        if self._launcher is not None:
+            if self.pid and self._launcher.poll() is None:
+                os.kill(self.pid, signal.SIGKILL)
+            try:
+                self._launcher.wait(10)
+            except subprocess.TimeoutExpired:
+                self._launcher.kill()
+                self._launcher.wait()
+            self._launcher = None
+        _remove(self._state, self._cgroup)
+
+
+def _remove(state: Path, cgroup: Path) -> None:
+    deadline = time.monotonic() + 10
+    while cgroup.exists() and "populated 1" in (cgroup / "cgroup.events").read_text() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    for folder, _, _ in os.walk(cgroup, topdown=False):
+        os.rmdir(folder)
+    shutil.rmtree(state, ignore_errors=True)
+
+
+def _sweep() -> None:
+    """Removes what hosts of processes that are gone have left behind."""
+    cgroup2 = _cgroup2()
+    assert cgroup2 is not None
+    for state in STATES.glob("spark-*-*"):
+        if not Path(f"/proc/{state.name.split('-')[1]}").exists():
+            _remove(state, cgroup2 / state.name)
