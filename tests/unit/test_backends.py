@@ -57,7 +57,8 @@ def test_openai_names(document: object, names: set[str] | None) -> None:
 
 def test_ollama_names_may_leave_out_the_latest_tag() -> None:
     names = engine_of(EngineKind.OLLAMA).names
-    assert names({"models": [{"name": "a:latest", "model": "a:latest"}, {"name": "b:7b"}]}) == {"a:latest", "a", "b:7b"}
+    entries = [{"name": "a:latest", "model": "a:latest"}, {"name": "b:7b"}]
+    assert names({"models": entries}) == frozenset({"a:latest", "a", "b:7b"})
     assert names({"models": []}) == frozenset()
     assert names({"data": []}) is None
 
