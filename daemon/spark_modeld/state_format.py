@@ -44,7 +44,6 @@ class _Switch(msgspec.Struct, rename={"from_model": "from"}):
     requested_by: Requester
     started_at: datetime
     phase: SwitchPhase
-    phase_since: float = 0.0
     model: str | None = None
     from_model: str | None = None
     actor: str | None = None
@@ -149,7 +148,6 @@ def _switch_out(switch: Switch) -> dict[str, Any]:
             "started_at": _time_out(switch.started_at.wall),
             "finished_at": _time_out(switch.finished_at.wall) if switch.finished_at is not None else None,
             "phase": switch.phase,
-            "phase_since": switch.phase_since,
             "outcome": switch.outcome,
             "force": switch.force,
             "noop": switch.noop,
@@ -171,7 +169,6 @@ def _switch_in(switch: _Switch) -> Switch:
         started_at=_instant(switch.started_at),
         force=switch.force,
         phase=switch.phase,
-        phase_since=switch.phase_since,
         finished_at=_instant(finished) if finished is not None else None,
         outcome=switch.outcome,
         error=_problem_in(error) if error is not None else None,
