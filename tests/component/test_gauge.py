@@ -32,6 +32,7 @@ from spark_modeld.core.model import Instant, MemorySource, Reading
 from spark_modeld.memory.attribution import Owners
 from spark_modeld.memory.gauge import NvmlGauge
 from spark_modeld.memory.nvml import RETRY_SECONDS
+from spark_modeld.memory.processes import _Identity
 
 pytestmark = pytest.mark.component
 
@@ -311,6 +312,35 @@ async def test_a_process_without_unit_is_asked_for_again_later(bench: Bench) -> 
     assert (await bench.gauge.read()).processes[0].model == "qwen"
 
 
+async def test_another_process_with_the_same_pid_is_looked_up(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = "100"
+    monkeypatch.setattr("spark_modeld.memory.processes._identify", lambda pid: _Identity("python3", started))
+    bench.nvml.processes([Process(4_000_001, GIB)])
+    bench.units.known = {4_000_001: "sglang-qwen.service"}
+    assert (await bench.gauge.read()).processes[0].model == "qwen"
+    bench.units.known, started = {4_000_001: "gdm.service"}, "200"
+    assert (await bench.gauge.read()).processes[0].unit == "gdm.service"
+
+
+async def test_a_hidden_process_is_looked_up_again_later(bench: Bench) -> None:
+    bench.nvml.processes([Process(4_000_001, GIB)])  # no such PID here: as good as hidden
+    bench.units.known = {4_000_001: "a.service"}
+    await bench.gauge.read()
+    bench.clock.mono += 29
+    await bench.gauge.read()
+    assert bench.units.asked == [4_000_001]
+    bench.clock.mono += 2
+    await bench.gauge.read()
+    assert bench.units.asked == [4_000_001] * 2
+
+
+async def test_a_slice_is_no_answer(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spark_modeld.memory.processes._unit_from_proc", lambda pid, *, user: f"{pid}.scope")
+    bench.units.known = {4_000_001: "-.slice"}
+    bench.nvml.processes([Process(4_000_001, GIB)])
+    assert (await bench.gauge.read()).processes[0].unit == "4000001.scope"
+
+
 async def test_a_lost_bus_leaves_the_control_group(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.units.error = refuse(Code.BUS_LOST, "the bus is lost")
 
@@ -326,10 +356,14 @@ async def test_a_hang_makes_the_reading_stale_and_blocks_nothing(bench: Bench) -
     bench.nvml.processes([Process(4_000_001, GIB)])
     await bench.gauge.read()
     bench.kernel(available=4_000_000)
+    rescue = threading.Timer(SOON, bench.nvml.works)  # a gauge that blocks the loop is to fail, not to hang, this test
+    rescue.start()
     async with heartbeat() as beats:
         before = beats()
         reading = await hung(bench)
         assert beats() > before + 10
+    rescue.cancel()
+    rescue.join()
     assert reading.stale
     assert (reading.available, reading.source) == (4_000_000 * 1024, MemorySource.UNIFIED)
     assert sizes(reading) == {4_000_001: GIB}
