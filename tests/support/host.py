@@ -6,6 +6,7 @@ reaches this machine. It boots in about half a second, and several run side by s
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import shutil
@@ -153,8 +154,19 @@ class Host:
         return self.run("systemctl", "show", "--value", "--property", prop, unit).stdout.strip()
 
     def journal(self, *arguments: str) -> str:
-        """The host's journal, as short lines."""
-        return self.run("journalctl", "--no-pager", "--output=short-monotonic", *arguments, check=False).stdout
+        """The host's journal up to now; ``-o cat`` for the bare messages."""
+        self.run("journalctl", "--sync")
+        return self.run("journalctl", "--no-pager", "--boot", *arguments, check=False).stdout
+
+    def await_program(self, unit: str, name: str) -> int:
+        """The unit's main PID inside, once it executes the program of this name. TimeoutError."""
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            pid = int(self.show(unit, "MainPID"))
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it may end while we look
+                if pid and self.path(f"/proc/{pid}/comm").read_text().strip() == name:
+                    return pid
+        raise TimeoutError(f"{unit} does not run {name}:\n{self.journal('-u', unit)}")
 
     def stop(self) -> None:
         """Ends every process inside; its mounts go with it."""
