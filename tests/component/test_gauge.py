@@ -51,6 +51,12 @@ class HandClock:
     def now(self) -> Instant:
         return Instant(self.mono, 1_700_000_000.0 + self.mono)
 
+    def call_at(self, at: float, callback: Callable[[], None]) -> Callable[[], None]:
+        raise AssertionError("the gauge has no timers on this clock")
+
+    async def sleep(self, seconds: float) -> None:
+        raise AssertionError("the gauge never sleeps")
+
 
 @dataclass
 class Units:
