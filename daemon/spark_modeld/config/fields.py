@@ -13,6 +13,7 @@ from spark_modeld.config.kinds import (
     Field,
     Kind,
     Table,
+    Value,
     array,
     boolean,
     choice,
@@ -38,8 +39,21 @@ _CONTAINER = r"[A-Za-z0-9][A-Za-z0-9_.-]{1,127}"
 _VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
 
 
-def _arguments(allowed: str, *, least: int = 0) -> Kind[tuple[str, ...]]:
-    return array(_ARGUMENT, allowed, least=least)
+def _arguments(allowed: str) -> Kind[tuple[str, ...]]:
+    return array(_ARGUMENT, allowed)
+
+
+def _command() -> Kind[tuple[str, ...]]:
+    allowed = 'a list such as ["python3", "-m", "sglang.launch_server"] with at least the program'
+    arguments = array(_ARGUMENT, allowed, least=1)
+
+    def parse(value: Value) -> tuple[str, ...]:
+        command = arguments.parse(value)
+        if not command[0]:
+            raise ValueError("the program is empty")
+        return command
+
+    return replace(arguments, parse=parse)
 
 
 def _never(kind: Kind[float]) -> Kind[float | None]:
@@ -200,7 +214,7 @@ _LAUNCH = Table(
     (
         Field(
             "command",
-            _arguments('a list such as ["python3", "-m", "sglang.launch_server"] with at least the program', least=1),
+            _command(),
             "The program and its arguments; no shell is involved.",
             required=True,
         ),

@@ -36,6 +36,8 @@ class Reader:
         try:
             data = read_bounded(path)
         except FileNotFoundError:
+            if path.is_symlink():
+                self.add("", "is a link to nothing")
             return None
         except OSError as error:
             self.add("", f"cannot be read: {error.strerror or error}")
@@ -123,14 +125,19 @@ def read_bounded(path: Path, limit: int = LARGEST_FILE) -> bytes:
 
     Opened without blocking: a FIFO in the configuration must not hang the daemon.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError("it is not a regular file")
+    with open(path, "rb", opener=_open) as file:
         data = file.read(limit + 1)
     if len(data) > limit:
         raise OSError(f"it is larger than {limit >> 10} KiB")
     return data
+
+
+def _open(path: str, flags: int) -> int:
+    descriptor = os.open(path, flags | os.O_NONBLOCK)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    raise OSError("it is not a regular file")
 
 
 def _place(before: str) -> tuple[int, int]:

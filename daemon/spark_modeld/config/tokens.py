@@ -69,7 +69,7 @@ class TokenStore:
         return tuple(self._tokens.values())
 
     def verify(self, token: str, now: float | None = None) -> Token | None:
-        """The token a caller presented; None if unknown, wrong or expired at ``now`` (Unix seconds, else this moment)."""
+        """The token a caller presented; None if it is unknown, wrong or expired at ``now`` (Unix seconds)."""
         self._refresh()
         digest = _digest(token)
         match = _OURS.fullmatch(token)
@@ -151,7 +151,7 @@ class TokenStore:
             self._signature = None
 
     def _rendered(self, tokens: dict[str, Token]) -> bytes:
-        """The file's new content. SparkError ``invalid-request`` for what it cannot say, such as a note of two lines."""
+        """The new content. SparkError ``invalid-request`` for what the file cannot say, such as a note of two lines."""
         try:
             content = render(tokens)
         except (ValueError, OverflowError, OSError) as error:  # a time that no calendar has
