@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from climbs import measure_climbs
 from figures import Figure, overhead_figures, percentile, table
 
 from support.host import why_not
@@ -173,11 +174,14 @@ def main() -> None:
     options = arguments()
     if reason := why_not():
         raise SystemExit(f"bench: no throwaway host here: {reason}")
+    say("the readiness ladder alone")
+    climbs = list(measure_climbs(LOADS, max(2, options.pairs // 2)))
     with booted() as bench:
         specs = {name: bench.pair(name.replace(" ", "-"), load) for name, load in LOADS.items()}
         instant = bench.pair("instant", 0.0)
         bench.host.enable()
         figures = [
+            *climbs,
             *measure_overhead(bench, specs, options.pairs),
             *measure_status(bench, specs["load 0.5 s"]),
             *measure_many(bench, instant, options.switches),

@@ -283,7 +283,7 @@ class FakeTime:
         await asyncio.sleep(0)
 
 
-@pytest.mark.parametrize(("minutes", "most"), [(1, 700), (10, 1300), (60, 4300)])
+@pytest.mark.parametrize(("minutes", "most"), [(1, 1250), (10, 1900), (60, 4900)])
 async def test_looks_stay_few_as_minutes_pass(minutes: int, most: int) -> None:
     time_passing = FakeTime()
 

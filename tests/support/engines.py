@@ -54,7 +54,8 @@ def llama_arguments(*, gguf: Path, name: str, port: int) -> list[str]:
 @contextmanager
 def running(command: list[str], port: int) -> Iterator[RunningEngine]:
     """Runs an engine until the block ends; it and every child it forked are gone then."""
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True)
+    nothing = subprocess.DEVNULL
+    process = subprocess.Popen(command, stdin=nothing, stdout=nothing, stderr=nothing, start_new_session=True)
     try:
         yield RunningEngine(process, port)
     finally:

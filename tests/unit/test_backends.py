@@ -90,7 +90,7 @@ def test_a_body_that_is_no_json_is_no_document(body: bytes) -> None:
     assert Answer(200, body).document() is None
 
 
-@pytest.mark.parametrize(("load_seconds", "late_at_most"), [(0.0, 0.002), (0.5, 0.005), (1.5, 0.015), (660.0, 1.0)])
+@pytest.mark.parametrize(("load_seconds", "late_at_most"), [(0.0, 0.002), (0.5, 0.0025), (1.5, 0.0075), (660.0, 1.0)])
 def test_an_engine_is_seen_soon_after_it_is_ready(load_seconds: float, late_at_most: float) -> None:
     look = 0.0
     while look < load_seconds:
