@@ -102,6 +102,9 @@ class Systemd(Protocol):
     def watch(self, units: frozenset[str]) -> None:
         """Replaces the set of units watched; reports ``UnitChanged`` once for each that is new."""
 
+    def look(self, unit: str) -> None:
+        """Reads a unit again and reports ``UnitChanged``."""
+
     def start(self, unit: str, token: int) -> None:
         """ResetFailedUnit (a unit that is not loaded is no error), then StartUnit ``replace``."""
 
@@ -171,10 +174,16 @@ class Marks(Protocol):
 
 
 class Clock(Protocol):
-    """Both clocks."""
+    """Both clocks, and what is timed by them."""
 
     def now(self) -> Instant:
         """This moment."""
+
+    def call_at(self, at: float, callback: Callable[[], None]) -> Callable[[], None]:
+        """Calls back at ``at`` (monotonic seconds); returns what cancels it."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Waits."""
 
 
 class Journal(Protocol):

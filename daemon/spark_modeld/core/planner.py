@@ -92,9 +92,11 @@ class Planner:
         if ready and switch.model is None:
             self.held = False
         self.tx = None
-        if not ready and (outcome is Outcome.ROLLED_BACK or self.standing() is None):
+        if ready:
+            self.reason = None
+        elif outcome is Outcome.ROLLED_BACK or self.standing() is None:
             self.reason = self.reason or tx.error
-        self.house.effects += [Save(), Ended(switch)]
+        self.house.effects += [Ended(switch), Save()]
 
     def answer(self, tx: Transaction, problem: Problem | None) -> None:
         """Tells whoever waits for the admission of this transaction."""
@@ -123,7 +125,7 @@ class Planner:
             self.finish(tx, Outcome.CANCELLED, now)
         else:
             tx.ending = Outcome.CANCELLED
-            self._turn_back(tx, now)
+            self._turn_back(tx)
 
     def standing(self) -> str | None:
         """The occupant, if it is there to come back to."""
@@ -265,9 +267,9 @@ class Planner:
         if tx.overlap and standing and standing != tx.target and self.house.lives[standing].phase is Phase.SERVING:
             self.finish(tx, tx.ending or Outcome.FAILED, now)
         else:
-            self._turn_back(tx, now)
+            self._turn_back(tx)
 
-    def _turn_back(self, tx: Transaction, now: Instant) -> None:
+    def _turn_back(self, tx: Transaction) -> None:
         """The next model on the way back: the one that was there, then `desired`, then the default."""
         if not tx.rolled:
             tx.rolled = True

@@ -50,6 +50,7 @@ class Slot:
         self.house = House(catalog, {m: v.bytes for m, v in record.measured.items()}, now)
         self.planner = Planner(self.house, record.desired, record.last_good, new_id)
         self.connected = False
+        self.opened = False
         self.stopping = False
         self._resume = record.switch
         self._asks: dict[int, _Ask] = {}
@@ -110,6 +111,13 @@ class Slot:
                 self.house.step(model, life_of.Shown(status), now)
         resume, self._resume = self._resume, None
         self.planner.adopt(resume, now)
+        return self._settle(now)
+
+    def open(self, now: Instant) -> Effects:
+        """From here on models may be started: the daemon has told systemd that it is ready."""
+        self.opened = True
+        if self.planner.tx and self.planner.tx.stage is Stage.ADMIT:
+            self.planner.tx.token = self.house.read()
         return self._settle(now)
 
     def bus_lost(self, now: Instant) -> Effects:
@@ -286,7 +294,7 @@ class Slot:
         return effects
 
     def _may_start(self) -> bool:
-        return self.connected and not self.stopping
+        return self.connected and self.opened and not self.stopping
 
     def _answer_all(self, problem: Problem) -> None:
         self.house.effects += [Verdict(ask.ask, problem) for ask in self._asks.values()]

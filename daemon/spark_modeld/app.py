@@ -1,0 +1,182 @@
+"""The composition root: the only place that sees everything."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import secrets
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import structlog
+
+from spark_modeld import __version__, logs, paths
+from spark_modeld.backends.ladder import Ladder
+from spark_modeld.clock import SystemClock
+from spark_modeld.config.load import ConfigDirectory
+from spark_modeld.config.tokens import TokenStore
+from spark_modeld.control.server import Runner, serve
+from spark_modeld.core.errors import SparkError
+from spark_modeld.engine import Engine, Outside
+from spark_modeld.face import Snapshot
+from spark_modeld.memory.attribution import Owners
+from spark_modeld.memory.gauge import NvmlGauge
+from spark_modeld.state import StateFile
+from spark_modeld.systemd import notify, sockets
+from spark_modeld.systemd.journal import Journalctl
+from spark_modeld.systemd.manager import Manager
+from spark_modeld.systemd.marks import Marks
+
+log = structlog.get_logger()
+
+OPERATORS_GROUP = "spark-modeld"
+_EXTEND_USEC = 30_000_000
+
+
+def main(argv: list[str] | None = None) -> int:
+    """``spark-modeld``: runs until SIGTERM. Exit status 0, or 1 with one line that says what is wrong."""
+    parser = argparse.ArgumentParser(
+        prog="spark-modeld", description="Owns the model-serving slot of this machine and switches models."
+    )
+    parser.add_argument("--user", action="store_true", help="serve the calling user's systemd instead of the system's")
+    parser.add_argument("--config", metavar="DIR", help="read the configuration there instead of /etc/spark-modeld")
+    parser.add_argument("--version", action="version", version=f"spark-modeld {__version__}")
+    options = parser.parse_args(argv)
+    try:
+        where = paths.find(user=options.user, config=options.config)
+        logs.set_up(_log_level(where))
+        asyncio.run(Daemon(where, user=options.user).run())
+    except (OSError, ValueError) as error:
+        print(f"spark-modeld: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _log_level(where: paths.Paths) -> str:
+    try:
+        return ConfigDirectory(where.config).load().settings.log.level
+    except SparkError:
+        return "info"
+
+
+class Daemon:
+    """The parts, put together, and their life between the first and the last signal."""
+
+    def __init__(self, where: paths.Paths, *, user: bool) -> None:
+        self._where = where
+        self._user = user
+        self._passed = sockets.passed()
+        systemd = Manager(user=user)
+        clock = SystemClock()
+        self._gauge = NvmlGauge(
+            clock,
+            meminfo_path=os.environ.get("SPARK_MODELD_MEMINFO", "/proc/meminfo"),
+            unit_of=systemd.unit_of,
+            owners=lambda: Owners.of(self._engine.snapshot.catalog.models.values()),
+            user=user,
+        )
+        outside = Outside(
+            systemd=systemd,
+            gauge=self._gauge,
+            prober=Ladder(lambda path: Path(path).read_text(encoding="utf-8").strip()),
+            store=StateFile(where.state),
+            marks=Marks(where.runtime),
+            clock=clock,
+            journal=Journalctl(user=user),
+            source=ConfigDirectory(where.config),
+        )
+        self._engine = Engine(outside, boot_id=_boot_id(), new_id=lambda: f"sw-{secrets.token_hex(5)}")
+        self._stop = asyncio.Event()
+        self._reloads: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """From start to SIGTERM. OSError when a socket cannot be bound."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+        await self._engine.boot()
+        runner = await self._serve()
+        self._engine.listen(_tell_status)
+        notify.ready()
+        _tell_status(self._engine.snapshot)
+        self._engine.open()
+        watchdog = asyncio.create_task(self._feed_watchdog(), name="watchdog")
+        log.info(f"spark-modeld {__version__} is ready")
+        await self._stop.wait()
+        notify.stopping()
+        notify.extend_timeout(_EXTEND_USEC)
+        watchdog.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await watchdog
+        await runner.close()
+        await self._engine.shut_down()
+        await self._gauge.close()
+        log.info("spark-modeld ends; models are left as they are")
+
+    async def _serve(self) -> Runner:
+        verify = TokenStore(self._where.tokens)
+        return await serve(self._engine, self._listeners(), tokens=verify, version=__version__)
+
+    def _listeners(self) -> list[tuple[socket.socket, str]]:
+        """The sockets systemd passed; started by hand, our own."""
+        control, http = self._passed.get("control", []), self._passed.get("http", [])
+        if control or http:
+            return [*((s, "unix") for s in control), *((s, "tcp") for s in http)]
+        self._where.runtime.mkdir(mode=0o755, parents=True, exist_ok=True)
+        group = None if self._user or os.geteuid() != 0 else OPERATORS_GROUP
+        unix = sockets.bind_unix(self._where.control_socket, mode=0o660, group=group)
+        listen = self._engine.snapshot.catalog.settings.control.listen
+        return [(unix, "unix"), *((sockets.bind_tcp(address), "tcp") for address in listen)]
+
+    def _on_hangup(self) -> None:
+        task = asyncio.create_task(self._reload(), name="reload")
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
+
+    async def _reload(self) -> None:
+        notify.reloading()
+        try:
+            await self._engine.reload()
+        except SparkError as error:
+            log.error(f"the configuration was not taken: {error.problem.detail}")
+        notify.ready()
+
+    async def _feed_watchdog(self) -> None:
+        """Only an engine that still takes its turns keeps the daemon alive."""
+        interval = notify.watchdog_interval()
+        if interval is None:
+            return
+        while True:
+            await self._engine.ping()
+            notify.watchdog()
+            await asyncio.sleep(interval / 2)
+
+
+def _tell_status(snapshot: Snapshot) -> None:
+    if snapshot.config_problem:
+        text = "configuration is not valid; no model is touched"
+    elif snapshot.bus != "connected":
+        text = "system bus lost"
+    elif snapshot.slot_model:
+        text = f"{snapshot.slot_model}: {snapshot.slot_phase}"
+    else:
+        text = "slot empty"
+    if snapshot.switch and snapshot.switch.model != snapshot.slot_model:
+        text += f"; switching to {snapshot.switch.model or 'nothing'}: {snapshot.switch.phase}"
+    notify.status(text)
+
+
+def _boot_id() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

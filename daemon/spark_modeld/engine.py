@@ -1,0 +1,561 @@
+"""The single writer: one task takes events in order, asks the core, runs the effects, publishes a snapshot.
+
+Everything that changes state goes through one queue: API calls, what systemd reports, timers, probes,
+readings, leases. Effects never raise into the core; what fails comes back as an event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import structlog
+
+from spark_modeld import ports
+from spark_modeld.core import effects as fx
+from spark_modeld.core import lifecycle as life_of
+from spark_modeld.core.errors import Code, Problem, SparkError, refuse
+from spark_modeld.core.lifecycle import Act
+from spark_modeld.core.model import Catalog, Instant, Model, OwnUnit, Reading, Requester, Switch
+from spark_modeld.core.record import HISTORY, Record
+from spark_modeld.core.slot import Slot
+from spark_modeld.face import Event, Snapshot, Warning
+from spark_modeld.publish import Publisher, snapshot_of
+from spark_modeld.units import Units
+
+log = structlog.get_logger()
+
+SAVE_SECONDS = 5.0
+"""After this a save counts as failed: a hung disk must not hold up a switch."""
+_FLOOR_PERIOD = 0.2
+_IDLE_PERIOD = 10.0
+_NO_READING_PAUSE = 1.0
+_LOG_LINES = 20
+_LOG_SECONDS = 2.0
+_BLAMED_ON_THE_UNIT = frozenset({Code.MODEL_FAILED, Code.START_TIMEOUT})
+
+T = TypeVar("T")
+Handler = Callable[[], fx.Effects]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outside:
+    """Everything the engine may touch."""
+
+    systemd: ports.Systemd
+    gauge: ports.Gauge
+    prober: ports.Prober
+    store: ports.Store
+    marks: ports.Marks
+    clock: ports.Clock
+    journal: ports.Journal
+    source: ports.CatalogSource
+
+
+class Engine:
+    """The daemon's state and the only thing that changes it. Implements ``face.Face``."""
+
+    def __init__(self, outside: Outside, *, boot_id: str, new_id: Callable[[], str]) -> None:
+        self._out = outside
+        self._boot_id = boot_id
+        self._new_id = new_id
+        self._queue: asyncio.Queue[Handler] = asyncio.Queue()
+        self._writer: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._watches: dict[tuple[str, Act], tuple[int, asyncio.Task[None]]] = {}
+        self._timers: dict[str, Callable[[], None]] = {}
+        self._wake: Callable[[], None] | None = None
+        self._asks: dict[int, asyncio.Future[None]] = {}
+        self._waiters: dict[str, list[asyncio.Future[Switch]]] = {}
+        self._last_ask = 0
+        self._history: tuple[Switch, ...] = ()
+        self._warnings: dict[str, Warning] = {}
+        self._config_problem: Problem | None = None
+        self._rungs: dict[str, str] = {}
+        self._publisher = Publisher(outside.clock.now())
+        self._record = Record()
+        self._slot = Slot(Catalog(), self._record, outside.clock.now(), new_id=new_id)
+        self._units = Units(self._slot, outside.systemd)
+
+    # Life of the engine itself.
+
+    async def boot(self) -> None:
+        """Loads configuration and record, reads systemd, adopts what runs. Starts no model before ``open``."""
+        self._record, warning = self._out.store.load()
+        self._history = self._record.history
+        if warning:
+            self._warn("state-damaged", warning)
+        try:
+            catalog = self._out.source.load()
+        except SparkError as error:
+            # A broken configuration keeps nobody from asking what is wrong; no model is touched until it is mended.
+            self._config_problem = error.problem
+            catalog = Catalog()
+        self._build(catalog)
+        self._writer = asyncio.create_task(self._serve(), name="engine")
+        with contextlib.suppress(SparkError):
+            self._slot.house.reading = await self._out.gauge.read()
+        if self._config_problem is None:
+            await self._connect()
+        await self.ping()
+        self._spawn(self._sample(), "sample")
+
+    def open(self) -> None:
+        """From here on models are started: the one that belongs in the slot first."""
+        self._post(lambda: self._slot.open(self._now()))
+
+    async def ping(self) -> None:
+        """Returns when the engine has handled everything that came before."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._post(lambda: self._settle_future(done))
+        await done
+
+    async def shut_down(self) -> None:
+        """Starts nothing any more, puts the record on disk, lets go of everything. No model is touched."""
+        self._post(lambda: [*self._slot.shut_down(self._now()), fx.Save()])
+        await self.ping()
+        self._publisher.events.close()
+        for cancel in self._timers.values():
+            cancel()
+        if self._wake:
+            self._wake()
+        tasks = [*self._tasks, *(task for _, task in self._watches.values())]
+        if self._writer:
+            tasks.append(self._writer)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        problem = refuse(Code.SHUTTING_DOWN, "The daemon is shutting down; ask again when it is back.")
+        for waiter in [w for waiters in self._waiters.values() for w in waiters]:
+            if not waiter.done():
+                waiter.set_exception(problem)
+        await self._out.systemd.close()
+
+    def listen(self, listener: Callable[[Snapshot], None]) -> None:
+        """Calls back with every new snapshot."""
+        self._publisher.listeners.append(listener)
+
+    def _build(self, catalog: Catalog) -> None:
+        self._slot = Slot(catalog, self._record, self._now(), new_id=self._new_id)
+        self._slot.planner.held = bool(self._boot_id) and self._record.held_boot == self._boot_id
+        self._units = Units(self._slot, self._out.systemd)
+
+    async def _connect(self) -> None:
+        await self._out.systemd.connect(self._on_bus, self._units.names())
+
+    def _now(self) -> Instant:
+        return self._out.clock.now()
+
+    # The writer.
+
+    def _post(self, handler: Handler) -> None:
+        self._queue.put_nowait(handler)
+
+    async def _serve(self) -> None:
+        while True:
+            handler = await self._queue.get()
+            before = self._slot.switch
+            for effect in handler():
+                await self._run(effect)
+            self._tidy()
+            self._tell(before)
+            self._publish()
+
+    async def _run(self, effect: fx.Effect) -> None:
+        match effect:
+            case fx.Do(model, act, epoch):
+                self._do(model, act, epoch)
+            case fx.Arm(model, epoch, at):
+                self._arm(model, epoch, at)
+            case fx.Read(token):
+                self._spawn(self._read_for(token), "reading")
+            case fx.Wake(at):
+                if self._wake:
+                    self._wake()
+                self._wake = self._out.clock.call_at(at, lambda: self._post(lambda: self._slot.wake(self._now())))
+            case fx.Save():
+                await self._save()
+            case fx.Ended(switch):
+                self._ended(switch)
+            case fx.Verdict(ask, problem):
+                self._answer(ask, problem)
+
+    def _publish(self) -> None:
+        warnings = tuple(self._warnings.values())
+        self._publisher.publish(snapshot_of(self._slot, warnings=warnings, config_problem=self._config_problem))
+
+    def _tidy(self) -> None:
+        """Ends what belongs to an epoch that is over, and watches the units the catalog names now."""
+        lives = self._slot.house.lives
+        for key, (epoch, task) in tuple(self._watches.items()):
+            life = lives.get(key[0])
+            if task.done() or life is None or life.epoch != epoch:
+                task.cancel()
+                del self._watches[key]
+        self._units.follow()
+
+    def _tell(self, before: Switch | None) -> None:
+        """The log's line for each phase of a switch."""
+        after = self._slot.switch
+        if after is None or (before and before.id == after.id and before.phase is after.phase):
+            return
+        log.info(
+            f"switch to {after.model or 'nothing'}: {after.phase}",
+            model=after.model or "",
+            switch_id=after.id,
+            requested_by=str(after.requested_by),
+        )
+
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # Effects.
+
+    def _do(self, model: str, act: Act, epoch: int) -> None:
+        spec = self._slot.house.models[model]
+        match act:
+            case Act.START:
+                self._mark(spec)
+                log.info(f"starting {spec.unit}", model=model, unit=spec.unit)
+                self._units.start(spec, epoch)
+            case Act.STOP:
+                self._out.marks.take_back(model)
+                log.info(f"stopping {spec.unit}", model=model, unit=spec.unit)
+                self._units.stop(spec, epoch)
+            case Act.KILL:
+                log.warning(f"killing {spec.unit}", model=model, unit=spec.unit)
+                self._units.kill(spec, epoch)
+            case Act.LOOK:
+                self._out.systemd.look(spec.unit)
+            case Act.CLIMB:
+                self._watch(model, act, epoch, self._climb(spec, epoch))
+            case Act.WATCH_ROOM:
+                self._watch(model, act, epoch, self._watch_room(model, epoch))
+            case Act.WATCH_FLOOR:
+                self._watch(model, act, epoch, self._watch_floor(model, epoch))
+            case Act.WATCH_GONE:
+                self._watch(model, act, epoch, self._watch_gone(spec, epoch))
+
+    def _mark(self, spec: Model) -> None:
+        if isinstance(spec.run, OwnUnit):
+            return
+        try:
+            self._out.marks.put(spec.id)
+        except OSError as error:
+            log.warning(f"no admission mark for {spec.id}, its gate will ask: {error}", model=spec.id)
+
+    def _arm(self, model: str, epoch: int, at: float) -> None:
+        if cancel := self._timers.pop(model, None):
+            cancel()
+
+        def expired() -> None:
+            self._post(lambda: self._slot.unit_event(model, life_of.Expired(epoch), self._now()))
+
+        self._timers[model] = self._out.clock.call_at(at, expired)
+
+    def _watch(self, model: str, act: Act, epoch: int, work: Coroutine[Any, Any, None]) -> None:
+        if old := self._watches.pop((model, act), None):
+            old[1].cancel()
+        self._watches[model, act] = (epoch, asyncio.create_task(work, name=f"{act} {model}"))
+
+    async def _save(self) -> None:
+        self._record = self._slot.record(self._history, self._boot_id, self._record)
+        try:
+            await asyncio.wait_for(self._out.store.save(self._record), SAVE_SECONDS)
+        except (OSError, TimeoutError) as error:
+            self._warn("state-not-saved", f"The state cannot be saved ({error or 'the disk does not answer'}).")
+        else:
+            self._warnings.pop("state-not-saved", None)
+
+    def _warn(self, code: str, message: str) -> None:
+        if self._warnings.get(code) is None:
+            log.warning(message, code=code)
+        self._warnings[code] = Warning(code=code, message=message)
+
+    def _answer(self, ask: int, problem: Problem | None) -> None:
+        future = self._asks.pop(ask, None)
+        if future is None or future.done():
+            return
+        if problem is None:
+            future.set_result(None)
+        else:
+            future.set_exception(SparkError(problem))
+
+    # The end of a switch.
+
+    def _ended(self, switch: Switch) -> None:
+        self._history = (*self._history, switch)[-HISTORY:]
+        if switch.error is not None and switch.error.code in _BLAMED_ON_THE_UNIT:
+            self._spawn(self._tail(switch), f"log of {switch.id}")
+        else:
+            self._close(switch)
+
+    async def _tail(self, switch: Switch) -> None:
+        """A failure is told with the unit's last words."""
+        error = switch.error
+        assert error is not None
+        lines: tuple[str, ...] = ()
+        with contextlib.suppress(TimeoutError):
+            unit = str(error.extra.get("unit", ""))
+            lines = await asyncio.wait_for(self._out.journal.tail(unit, _LOG_LINES), _LOG_SECONDS)
+        told = replace(switch, error=replace(error, extra={**error.extra, "log": list(lines)}))
+
+        def close() -> fx.Effects:
+            self._history = tuple(told if s.id == switch.id else s for s in self._history)
+            self._close(told)
+            return [fx.Save()]
+
+        self._post(close)
+
+    def _close(self, switch: Switch) -> None:
+        detail = f": {switch.error.detail}" if switch.error else ""
+        log.info(
+            f"switch to {switch.model or 'nothing'} ended {switch.outcome}{detail}",
+            model=switch.model or "",
+            switch_id=switch.id,
+        )
+        self._publisher.ended(switch)
+        for waiter in self._waiters.pop(switch.id, []):
+            if not waiter.done():
+                waiter.set_result(switch)
+
+    # Watches: each posts what it sees and ends with its epoch.
+
+    async def _read(self) -> Reading:
+        """A reading, however long it takes: what waits for one must not start without it."""
+        while True:
+            try:
+                return await self._out.gauge.read()
+            except SparkError as error:
+                self._warn("no-reading", error.problem.detail)
+            await self._out.clock.sleep(_NO_READING_PAUSE)
+
+    async def _read_for(self, token: int) -> None:
+        reading = await self._read()
+        self._post(lambda: self._slot.taken(token, reading, self._now()))
+
+    async def _climb(self, spec: Model, epoch: int) -> None:
+        ended = await self._out.prober.climb(spec, lambda rung: self._rungs.update({spec.id: rung}))
+        problem = ended.problem if isinstance(ended, ports.LadderRefused) else None
+        self._post(lambda: self._slot.unit_event(spec.id, life_of.Ladder(epoch, problem), self._now()))
+
+    async def _watch_room(self, model: str, epoch: int) -> None:
+        pause = 0.02
+        while True:
+            reading = await self._read()
+            self._post(lambda reading=reading: self._slot.room(model, epoch, reading, self._now()))  # type: ignore[misc]
+            await self._out.clock.sleep(pause)
+            pause = min(pause * 1.5, 1.0)
+
+    async def _watch_floor(self, model: str, epoch: int) -> None:
+        while True:
+            reading = await self._read()
+            self._post(lambda reading=reading: self._slot.floor(model, epoch, reading, self._now()))  # type: ignore[misc]
+            await self._out.clock.sleep(_FLOOR_PERIOD)
+
+    async def _watch_gone(self, spec: Model, epoch: int) -> None:
+        """Neither systemd nor the driver may know of a process of this unit."""
+        pause = 0.005
+        while True:
+            with contextlib.suppress(SparkError):
+                left = await self._out.systemd.processes(spec.unit)
+                reading = await self._out.gauge.read()
+                holding = [p for p in reading.processes if p.model == spec.id and not reading.stale]
+                if not left and not holding:
+                    break
+            await self._out.clock.sleep(pause)
+            pause = min(pause * 1.5, 1.0)
+        self._post(lambda: self._slot.unit_event(spec.id, life_of.Gone(epoch), self._now()))
+
+    async def _sample(self) -> None:
+        """The slow look at memory while nothing happens."""
+        while True:
+            await self._out.clock.sleep(_IDLE_PERIOD)
+            reading = await self._read()
+            self._post(lambda reading=reading: self._observe(reading))  # type: ignore[misc]
+
+    def _observe(self, reading: Reading) -> fx.Effects:
+        self._warnings.pop("no-reading", None)
+        self._slot.observed(reading)
+        return []
+
+    # Reports from systemd.
+
+    def _on_bus(self, report: ports.BusReport) -> None:
+        self._post(lambda: self._units.report(report, self._now()))
+
+    # The face.
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The latest snapshot."""
+        return self._publisher.snapshot
+
+    async def switch(
+        self, name: str | None, *, requested_by: Requester, actor: str | None, force: bool = False
+    ) -> Switch:
+        """See ``Face``."""
+
+        def request() -> tuple[Switch, fx.Effects]:
+            self._check_configured()
+            return self._slot.request(name, self._now(), requested_by=requested_by, actor=actor, force=force)
+
+        return await self._ask(request)
+
+    async def cancel(self, switch_id: str) -> Switch:
+        """See ``Face``."""
+
+        def cancel() -> tuple[Switch, fx.Effects]:
+            current = self._slot.switch
+            if current is None or current.id != switch_id:
+                return self.find_switch(switch_id), []
+            effects = self._slot.cancel(self._now())
+            ended = next((e.switch for e in effects if isinstance(e, fx.Ended)), None)
+            return ended or self._slot.switch or current, effects
+
+        return await self._ask(cancel)
+
+    async def start_beside(self, name: str, *, requested_by: Requester, actor: str | None, foreign: bool) -> None:
+        """Asks for a start that may stop nothing; returns when it is admitted."""
+        verdict: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def request() -> tuple[None, fx.Effects]:
+            self._check_configured()
+            self._last_ask += 1
+            self._asks[self._last_ask] = verdict
+            try:
+                effects = self._slot.start_beside(
+                    name, self._last_ask, self._now(), requested_by=requested_by, actor=actor, foreign=foreign
+                )
+            except SparkError:
+                del self._asks[self._last_ask]
+                raise
+            return None, effects
+
+        await self._ask(request)
+        await verdict
+
+    async def start(self, name: str, *, actor: str | None) -> None:
+        """See ``Face``."""
+        await self.start_beside(name, requested_by=Requester.CONTROL, actor=actor, foreign=False)
+
+    async def gate(self, model_id: str) -> None:
+        """See ``Face``."""
+        await self.start_beside(model_id, requested_by=Requester.SYSTEMD, actor=None, foreign=True)
+
+    async def stop(self, name: str, *, actor: str | None) -> None:
+        """See ``Face``."""
+        log.info(f"stop of {name} requested", model=name, actor=actor or "")
+
+        def request() -> tuple[None, fx.Effects]:
+            self._check_configured()
+            return None, self._slot.stop_side(name, self._now())
+
+        await self._ask(request)
+
+    async def wait(self, switch_id: str, timeout: float | None) -> Switch:
+        """See ``Face``."""
+        waiter: asyncio.Future[Switch] = asyncio.get_running_loop().create_future()
+
+        def join() -> tuple[None, fx.Effects]:
+            current = self.find_switch(switch_id)
+            if current.outcome is not None and not self._being_told(current):
+                waiter.set_result(current)
+            else:
+                self._waiters.setdefault(switch_id, []).append(waiter)
+            return None, []
+
+        await self._ask(join)
+        try:
+            return await asyncio.wait_for(waiter, timeout)
+        except TimeoutError:
+            return self.find_switch(switch_id)
+        finally:
+            waiting = self._waiters.get(switch_id, [])
+            if waiter in waiting:
+                waiting.remove(waiter)
+
+    def _being_told(self, switch: Switch) -> bool:
+        """Whether the last words of its unit are still being read."""
+        return any(task.get_name() == f"log of {switch.id}" for task in self._tasks)
+
+    def find_switch(self, switch_id: str) -> Switch:
+        """See ``Face``."""
+        found = next((s for s in self.switches() if s.id == switch_id), None)
+        if found is None:
+            raise refuse(Code.NOT_FOUND, f"There is no switch {switch_id!r} among the last {HISTORY}.")
+        return found
+
+    def switches(self) -> tuple[Switch, ...]:
+        """See ``Face``."""
+        ended = tuple(reversed(self._history))
+        return (self._slot.switch, *ended) if self._slot.switch else ended
+
+    async def measure(self) -> Reading:
+        """See ``Face``."""
+        reading = await self._out.gauge.read()
+        self._post(lambda: self._observe(reading))
+        return reading
+
+    async def reload(self) -> None:
+        """See ``Face``."""
+        try:
+            catalog = await asyncio.to_thread(self._out.source.load)
+        except SparkError as error:
+            raise SparkError(replace(error.problem, http_status=422)) from error
+        if self._config_problem is not None:
+            self._config_problem = None
+            self._build(catalog)
+            await self._connect()
+            self.open()
+        else:
+            self._post(lambda: self._slot.configure(catalog, self._now()))
+        await self.ping()
+        log.info(f"configuration read: {len(catalog.models)} models")
+
+    def events(self, last_id: int | None) -> AsyncIterator[Event]:
+        """See ``Face``."""
+        return self._publisher.events.follow(last_id)
+
+    def grant(self, model: str) -> bool:
+        """A lease on a serving model, or False. Synchronous, for callers on the event loop."""
+        granted = self._slot.grant(model)
+        if granted:
+            self._publish()
+        return granted
+
+    def release(self, model: str) -> None:
+        """Gives a lease back."""
+        self._post(lambda: self._slot.release(model, self._now()))
+
+    def _check_configured(self) -> None:
+        if self._config_problem is not None:
+            raise SparkError(self._config_problem)
+
+    def _settle_future(self, done: asyncio.Future[None]) -> fx.Effects:
+        if not done.done():
+            done.set_result(None)
+        return []
+
+    async def _ask(self, request: Callable[[], tuple[T, fx.Effects]]) -> T:
+        """Runs a request in its turn; what it refuses is raised here. A caller that is gone asks nothing."""
+        answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+        def handle() -> fx.Effects:
+            if answer.done():
+                return []
+            try:
+                result, effects = request()
+            except SparkError as error:
+                answer.set_exception(error)
+                return []
+            answer.set_result(result)
+            return effects
+
+        self._post(handle)
+        return await answer

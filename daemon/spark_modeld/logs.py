@@ -1,0 +1,85 @@
+"""Where log lines go: with fields to the journal under systemd, readable to stderr otherwise."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+from collections.abc import MutableMapping
+from typing import Any
+
+import structlog
+
+_JOURNAL = "/run/systemd/journal/socket"
+_PRIORITY = {"debug": 7, "info": 6, "warning": 4, "error": 3, "exception": 3, "critical": 2}
+_FIELD_LIMIT = 16 * 1024
+
+
+def set_up(level: str) -> None:
+    """Sends every line from ``level`` up to the journal when stderr is the journal, else to stderr."""
+    threshold = logging.getLevelNamesMapping()[level.upper()]
+    processors: list[Any] = [structlog.processors.add_log_level, structlog.processors.format_exc_info]
+    factory: Any
+    if _stderr_is_journal():
+        processors.append(_as_fields)
+        factory = _Journal
+    else:
+        stamp = structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False)
+        processors += [stamp, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        factory = structlog.PrintLoggerFactory(sys.stderr)
+    structlog.configure(
+        processors=processors,
+        wrapper_class=structlog.make_filtering_bound_logger(threshold),
+        logger_factory=factory,
+        cache_logger_on_first_use=False,
+    )
+
+
+def _stderr_is_journal() -> bool:
+    """systemd tells the device and inode of the stream it connected to the journal."""
+    named = os.environ.get("JOURNAL_STREAM", "")
+    try:
+        mine = os.fstat(2)
+    except OSError:
+        return False
+    return named == f"{mine.st_dev}:{mine.st_ino}"
+
+
+def _as_fields(_logger: object, _name: str, event: MutableMapping[str, Any]) -> tuple[tuple[bytes], dict[str, Any]]:
+    """The journal's native protocol: ``KEY=value`` lines, values with newlines with their length before them."""
+    message = str(event.pop("event", ""))
+    priority = _PRIORITY.get(str(event.pop("level", "info")), 6)
+    trace = event.pop("exception", None)
+    fields = {"MESSAGE": f"{message}\n{trace}" if trace else message, "PRIORITY": str(priority)}
+    fields |= {key.upper(): str(value) for key, value in event.items() if value not in {None, ""}}
+    fields["SYSLOG_IDENTIFIER"] = "spark-modeld"
+    return (b"".join(_field(key, value) for key, value in fields.items()),), {}
+
+
+def _field(key: str, value: str) -> bytes:
+    raw = value.encode(errors="replace")[:_FIELD_LIMIT]
+    if b"\n" not in raw:
+        return key.encode() + b"=" + raw + b"\n"
+    return key.encode() + b"\n" + len(raw).to_bytes(8, "little") + raw + b"\n"
+
+
+class _Journal:
+    """One datagram a line. A journal that does not take it loses the line, never the daemon's time."""
+
+    _socket: socket.socket | None = None
+
+    def __init__(self, *_args: object) -> None:
+        if _Journal._socket is None:
+            _Journal._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+            _Journal._socket.setblocking(False)
+
+    def _send(self, datagram: bytes) -> None:
+        assert _Journal._socket is not None
+        try:
+            _Journal._socket.sendto(datagram, _JOURNAL)
+        except OSError:
+            # The journal is gone or full: stderr is its stream socket, which it reads when it is back.
+            os.write(2, datagram.split(b"\n", 1)[0].removeprefix(b"MESSAGE=") + b"\n")
+
+    debug = info = warning = error = exception = critical = msg = _send

@@ -1,0 +1,223 @@
+"""What the outside sees: snapshots, the event stream, and the JSON-ready values of both."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from spark_modeld.core.admission import gib
+from spark_modeld.core.errors import Problem
+from spark_modeld.core.model import Instant, Reading, Switch
+from spark_modeld.core.slot import Slot
+from spark_modeld.face import Event, ModelState, Snapshot, Warning
+
+_REMEMBERED = 1024
+_SUBSCRIBER_QUEUE = 256
+
+
+def snapshot_of(slot: Slot, *, warnings: tuple[Warning, ...], config_problem: Problem | None) -> Snapshot:
+    """The slot's state as one value."""
+    name, life = slot.shown()
+    planner, house = slot.planner, slot.house
+    return Snapshot(
+        slot_phase=life.phase if life else None,
+        slot_model=name if life else None,
+        slot_since=life.since.wall if life else 0.0,
+        slot_reason=planner.reason.detail if planner.reason else None,
+        in_flight=house.leases.get(name, 0) if name else 0,
+        desired=planner.desired or None,
+        switch=slot.switch,
+        models={m: _model_state(slot, m) for m in house.catalog.models if m in house.lives},
+        reading=house.reading,
+        bus="connected" if slot.connected else "lost",
+        stopping=slot.stopping,
+        warnings=(*warnings, *_warnings(slot)),
+        catalog=house.catalog,
+        config_problem=config_problem,
+    )
+
+
+def _model_state(slot: Slot, model: str) -> ModelState:
+    house = slot.house
+    life = house.lives[model]
+    refusal = slot.fit(model, house.reading) if house.reading else None
+    return ModelState(
+        model=house.models[model],
+        phase=life.phase,
+        since=life.since.wall,
+        footprint=house.footprint(model),
+        large=house.large(model),
+        fits=refusal is None if house.reading else None,
+        fit_reason=refusal.detail if refusal else None,
+        default=house.catalog.settings.slot.default == model,
+        in_flight=house.leases.get(model, 0),
+        error=life.problem,
+    )
+
+
+def _warnings(slot: Slot) -> list[Warning]:
+    house = slot.house
+    found = []
+    intruders = slot.intruders()
+    if intruders:
+        names = ", ".join(intruders)
+        detail = (
+            f"{names} was started beside the slot's occupant; nothing more is started until one of them is stopped."
+        )
+        found.append(Warning(code="large-parallel", message=detail))
+    stuck = house.stuck()
+    problem = house.lives[stuck].problem if stuck else None
+    if stuck and problem:
+        found.append(Warning(code="stuck", message=f"{stuck}: {problem.detail}"))
+    reading = house.reading
+    if reading:
+        if reading.stale:
+            found.append(Warning(code="gauge-stale", message="NVML does not answer; GPU processes are from before."))
+        found += [Warning(code="gauge", message=note) for note in reading.notes]
+        reserve = house.catalog.settings.memory.reserve.of(reading.total)
+        if reading.available < reserve:
+            message = f"Only {gib(reading.available)} of memory are available, less than the reserve of {gib(reserve)}."
+            found.append(Warning(code="memory-under-reserve", message=message))
+    for model, spec in house.models.items():
+        status = house.lives[model].status
+        if status and status.need_reload:
+            message = (
+                f"{spec.unit} changed on disk. `systemctl daemon-reload` takes GPU access from running containers."
+            )
+            found.append(Warning(code="need-daemon-reload", message=message))
+        if model in house.catalog.models and house.catalog.models[model] is not spec:
+            message = f"{model} runs with its old configuration until it is stopped."
+            found.append(Warning(code="configuration-pending", message=message))
+    return found
+
+
+def rfc3339(wall: float) -> str:
+    """Unix seconds as RFC 3339 UTC with milliseconds."""
+    return datetime.fromtimestamp(wall, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def switch_data(switch: Switch) -> dict[str, Any]:
+    """A switch as the contract shows it."""
+    return {
+        "id": switch.id,
+        "model": switch.model,
+        "from": switch.from_model,
+        "requested_by": str(switch.requested_by),
+        "actor": switch.actor,
+        "phase": str(switch.phase),
+        "started_at": rfc3339(switch.started_at.wall),
+        "finished_at": _when(switch.finished_at),
+        "outcome": str(switch.outcome) if switch.outcome else None,
+        "error": switch.error.as_dict() if switch.error else None,
+        "rollback": {"model": switch.rollback.model, "phase": str(switch.rollback.phase)} if switch.rollback else None,
+        "timings": dict(switch.timings),
+    }
+
+
+def _when(instant: Instant | None) -> str | None:
+    return rfc3339(instant.wall) if instant else None
+
+
+def _memory_data(reading: Reading) -> dict[str, Any]:
+    return {
+        "total": reading.total,
+        "available": reading.available,
+        "source": str(reading.source),
+        "stale": reading.stale,
+        "taken_at": rfc3339(reading.taken_at.wall),
+    }
+
+
+class Events:
+    """The event stream: remembers the last ``_REMEMBERED`` events; a reader that falls behind is let go."""
+
+    def __init__(self, first_id: int) -> None:
+        self._next = first_id
+        self._remembered: deque[Event] = deque(maxlen=_REMEMBERED)
+        self._subscribers: set[asyncio.Queue[Event | None]] = set()
+
+    def emit(self, kind: str, data: Mapping[str, Any]) -> None:
+        """Hands an event to every reader."""
+        event = Event(self._next, kind, data)
+        self._next += 1
+        self._remembered.append(event)
+        for queue in tuple(self._subscribers):
+            try:
+                queue.put_nowait(event)
+            except asyncio.QueueFull:
+                # It can come back with Last-Event-ID; waiting for it would hold everybody up.
+                self._subscribers.discard(queue)
+                queue.get_nowait()
+                queue.put_nowait(None)
+
+    async def follow(self, last_id: int | None) -> AsyncIterator[Event]:
+        """Remembered events after ``last_id``, then new ones, until ``close`` or until it falls behind."""
+        queue: asyncio.Queue[Event | None] = asyncio.Queue(_SUBSCRIBER_QUEUE)
+        missed = [e for e in self._remembered if last_id is not None and e.id > last_id]
+        self._subscribers.add(queue)
+        try:
+            for event in missed:
+                yield event
+            while (fresh := await queue.get()) is not None:
+                yield fresh
+        finally:
+            self._subscribers.discard(queue)
+
+    def close(self) -> None:
+        """Ends every reader's stream."""
+        for queue in self._subscribers:
+            if queue.full():
+                queue.get_nowait()
+            queue.put_nowait(None)
+        self._subscribers.clear()
+
+
+class Publisher:
+    """Keeps the latest snapshot and tells the difference to the one before as events."""
+
+    def __init__(self, now: Instant) -> None:
+        self.snapshot = Snapshot()
+        self.events = Events(int(now.wall * 1000))
+        self.listeners: list[Callable[[Snapshot], None]] = []
+
+    def publish(self, snapshot: Snapshot) -> None:
+        """Makes this the latest snapshot."""
+        before, self.snapshot = self.snapshot, snapshot
+        emit = self.events.emit
+        if snapshot.switch and snapshot.switch != before.switch:
+            emit("switch", switch_data(snapshot.switch))
+        if _slot_data(snapshot) != _slot_data(before):
+            emit("slot", _slot_data(snapshot))
+        for name, state in snapshot.models.items():
+            old = before.models.get(name)
+            if old is None or old.phase is not state.phase:
+                emit("model", {"id": name, "state": str(state.phase)})
+        if snapshot.reading and _worth_telling(before.reading, snapshot.reading):
+            emit("memory", _memory_data(snapshot.reading))
+        if snapshot.catalog is not before.catalog or snapshot.config_problem != before.config_problem:
+            emit("config", {"ok": snapshot.config_problem is None, "models": sorted(snapshot.catalog.models)})
+        for listener in self.listeners:
+            listener(snapshot)
+
+    def ended(self, switch: Switch) -> None:
+        """A switch has ended: the last event of its story."""
+        self.events.emit("switch", switch_data(switch))
+
+
+def _slot_data(snapshot: Snapshot) -> dict[str, Any]:
+    return {
+        "phase": str(snapshot.slot_phase) if snapshot.slot_phase else "empty",
+        "model": snapshot.slot_model,
+        "desired": snapshot.desired,
+        "reason": snapshot.slot_reason,
+    }
+
+
+def _worth_telling(before: Reading | None, after: Reading) -> bool:
+    """A change a person could see: 64 MiB, or the gauge itself changed."""
+    if before is None or before.stale != after.stale or before.source is not after.source:
+        return True
+    return abs(before.available - after.available) >= 64 << 20

@@ -1,0 +1,121 @@
+"""Between the core's models and systemd's units: which call, which job and which report belongs to whom."""
+
+from __future__ import annotations
+
+from spark_modeld import ports
+from spark_modeld.core import lifecycle as life_of
+from spark_modeld.core.effects import Effects
+from spark_modeld.core.model import ActiveState, Instant, Model, UnitStatus
+from spark_modeld.core.slot import Slot
+
+_RUNNING = frozenset({ActiveState.ACTIVE, ActiveState.RELOADING})
+
+
+class Units:
+    """Translates. It remembers the calls in flight, our own jobs, and units that a job of somebody else touched."""
+
+    def __init__(self, slot: Slot, systemd: ports.Systemd) -> None:
+        self._slot = slot
+        self._systemd = systemd
+        self._calls: dict[int, tuple[str, int]] = {}
+        self._kills: set[int] = set()
+        self._own_jobs: set[str] = set()
+        self._touched: set[str] = set()
+        self._watched: frozenset[str] = frozenset()
+        self._last_token = 0
+
+    def names(self) -> frozenset[str]:
+        """Every unit of the catalog, and of what still runs with an older one; from now on these are watched."""
+        self._watched = frozenset(m.unit for m in self._slot.house.models.values())
+        return self._watched
+
+    def follow(self) -> None:
+        """Watches what the catalog names now."""
+        before = self._watched
+        if self.names() != before and self._slot.connected:
+            self._systemd.watch(self._watched)
+
+    def start(self, model: Model, epoch: int) -> None:
+        """Starts the model's unit."""
+        self._touched.discard(model.unit)
+        self._systemd.start(model.unit, self._token(model.id, epoch))
+
+    def stop(self, model: Model, epoch: int) -> None:
+        """Stops the model's unit."""
+        self._systemd.stop(model.unit, self._token(model.id, epoch))
+
+    def kill(self, model: Model, epoch: int) -> None:
+        """Kills the model's unit. What comes of it is seen by its deadline, not by the answer."""
+        token = self._token(model.id, epoch)
+        self._kills.add(token)
+        self._systemd.kill(model.unit, token)
+
+    def report(self, report: ports.BusReport, now: Instant) -> Effects:
+        """What systemd reports, told to the core."""
+        match report:
+            case ports.JobQueued(token, job):
+                self._own_jobs.add(job)
+                model, epoch = self._calls.pop(token)
+                return self._slot.unit_event(model, life_of.JobQueued(epoch, job), now)
+            case ports.CallDone(token):
+                self._calls.pop(token, None)
+                self._kills.discard(token)
+                return []
+            case ports.CallFailed():
+                return self._call_failed(report, now)
+            case ports.JobRemoved():
+                return self._job_removed(report, now)
+            case ports.UnitChanged(unit, status):
+                return self._shown(unit, status, now)
+            case ports.BusConnected(shown):
+                by_model = {m: shown[spec.unit] for m, spec in self._slot.house.models.items() if spec.unit in shown}
+                effects = self._slot.bus_connected(by_model, now)
+                self._systemd.watch(self.names())
+                return effects
+            case ports.BusLost():
+                self._calls.clear()
+                self._own_jobs.clear()
+                return self._slot.bus_lost(now)
+            case ports.HostStopping():
+                return self._slot.shut_down(now)
+
+    def _token(self, model: str, epoch: int) -> int:
+        self._last_token += 1
+        self._calls[self._last_token] = (model, epoch)
+        return self._last_token
+
+    def _models(self, unit: str) -> list[str]:
+        return [m for m, spec in self._slot.house.models.items() if spec.unit == unit]
+
+    def _call_failed(self, report: ports.CallFailed, now: Instant) -> Effects:
+        called = self._calls.pop(report.token, None)
+        if called is None or report.token in self._kills:
+            self._kills.discard(report.token)
+            return []
+        failed = life_of.CallFailed(
+            called[1],
+            report.message,
+            gone=report.failure is ports.CallFailure.NO_SUCH_UNIT,
+            denied=report.failure in {ports.CallFailure.ACCESS_DENIED},
+        )
+        return self._slot.unit_event(called[0], failed, now)
+
+    def _job_removed(self, report: ports.JobRemoved, now: Instant) -> Effects:
+        if report.job not in self._own_jobs:
+            # systemd tells the end of a job before anybody can read the state it left: this is known in time.
+            self._touched.add(report.unit)
+            return []
+        self._own_jobs.discard(report.job)
+        effects: Effects = []
+        for model in self._models(report.unit):
+            effects += self._slot.unit_event(model, life_of.JobEnded(report.job, report.result), now)
+        return effects
+
+    def _shown(self, unit: str, status: UnitStatus, now: Instant) -> Effects:
+        foreign = unit in self._touched or (status.job is not None and status.job not in self._own_jobs)
+        if status.active in _RUNNING:
+            self._touched.discard(unit)
+        effects: Effects = []
+        for model in self._models(unit):
+            effects += self._slot.unit_event(model, life_of.Shown(status, foreign), now)
+        return effects
