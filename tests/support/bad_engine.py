@@ -71,9 +71,11 @@ class Engine:
 
     def run(self) -> None:
         options = self.options
-        signal.signal(signal.SIGTERM, self._on_sigterm)
         for _ in range(options.fork_children):
             fork_survivor()
+        # A thread that waits for the signal: a handler could miss one that comes just before the main thread blocks.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=self._await_sigterm, daemon=True).start()
         say(f"{options.name}: pid {os.getpid()}, port {options.port}")
         if options.port_taken:
             self.holder = listen(options.host, options.port)
@@ -85,13 +87,11 @@ class Engine:
             self._serve()
         self.loaded = True
         say(f"{options.name}: ready")
-        while True:
-            signal.pause()
+        threading.Event().wait()
 
-    def _on_sigterm(self, *_: object) -> None:
-        if self.options.ignore_sigterm:
+    def _await_sigterm(self) -> None:
+        while signal.sigwait({signal.SIGTERM}) and self.options.ignore_sigterm:
             say(f"{self.options.name}: SIGTERM ignored")
-            return
         say(f"{self.options.name}: stopping")
         time.sleep(self.options.stop_seconds)
         os._exit(0)
@@ -190,9 +190,10 @@ class Engine:
 
 def fork_survivor() -> None:
     """A grandchild of whoever started us: it outlives our SIGTERM and its own."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # before the fork: from its first moment
     if os.fork():
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         return
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     while True:
         time.sleep(3600)
 
