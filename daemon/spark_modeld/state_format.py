@@ -103,15 +103,20 @@ class Renderer:
 def parse(data: bytes) -> Record:
     """The record in the content of ``state.toml``. ValueError for what is not one; unknown keys are let pass."""
     text = data.decode()
-    if not text.strip():
-        raise ValueError("it is empty")
     try:
-        record = msgspec.convert(tomllib.loads(text), _Record)
-        history = [msgspec.convert(json.loads(line), _Switch) for line in record.history[-HISTORY:]]
-    except (msgspec.ValidationError, RecursionError) as error:
+        raw = tomllib.loads(text)
+        if not raw:
+            raise ValueError("it is empty")
+        record = msgspec.convert(raw, _Record)
+        if record.format and not text.endswith(_END):
+            raise ValueError("it is cut off")
+        return _record_in(record)
+    except (msgspec.ValidationError, RecursionError, OverflowError) as error:
         raise ValueError(str(error)) from error
-    if record.format and not text.endswith(_END):
-        raise ValueError("it is cut off")
+
+
+def _record_in(record: _Record) -> Record:
+    history = (msgspec.convert(json.loads(line), _Switch) for line in record.history[-HISTORY:])
     return Record(
         desired=record.desired,
         last_good=record.last_good,

@@ -31,9 +31,8 @@ FEW = settings(max_examples=150, deadline=None, suppress_health_check=[HealthChe
 
 # What a hand might plausibly write, so that some of what is generated is right.
 PLAUSIBLE = st.sampled_from(
-    "30s 15min never 8GiB 10% 0s auto none token info 127.0.0.1:1234 [::1]:80 a.service /srv/x sglang vllm side slot m "
-    "http://127.0.0.1:9000 http://[::1]:30100/ \x7f".split(" ")
-)
+    ["30s", "15min", "never", "0s", "8GiB", "10%", "auto", "none", "token", "info", "sglang", "vllm", "side", "slot"]
+) | st.sampled_from(["m", "/srv/x", "a.service", "http://127.0.0.1:9000", "http://[::1]:30100/", "[::1]:80", "\x7f"])
 RIGHT = {"engine": "vllm", "url": "http://127.0.0.1:9", "command": ["a"], "image": "a", "name": "ab"}
 SCALARS = st.one_of(
     PLAUSIBLE,
