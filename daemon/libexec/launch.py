@@ -138,7 +138,9 @@ def start_script(account: pwd.struct_passwd | None, command_path: str) -> str:
 def write(path: str, content: str) -> None:
     """Writes the file, for its owner's eyes only, so that nobody ever sees half of it. OSError."""
     temporary = f"{path}.new"
-    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "w", encoding="utf-8") as file:
+    with open(
+        os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "w", encoding="utf-8"
+    ) as file:
         file.write(content)
     os.replace(temporary, path)
 

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from support.host import why_not
-from support.spark import SOURCE, SparkHost
+from support.spark import SOURCE, SparkHost, why_not
 
 STAND_IN = f"/usr/bin/python3 {SOURCE}/tests/support/stand_in.py"
 

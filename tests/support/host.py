@@ -15,7 +15,7 @@ import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 STATES = Path("/run/spark-modeld-hosts")
 INIT = Path(__file__).with_name("host-init")
@@ -67,7 +67,7 @@ class Host:
         self._cgroup = cgroup2 / self.name
         self._launcher: subprocess.Popen[bytes] | None = None
 
-    def __enter__(self) -> Host:
+    def __enter__(self) -> Self:
         try:
             self.boot()
         except BaseException:

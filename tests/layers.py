@@ -1,0 +1,102 @@
+"""Runs the linters, then each layer of tests, and ends with a table of what ran and one line of totals."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from xml.etree import ElementTree
+
+from support.spark import why_not
+
+ROOT = Path(__file__).resolve().parents[1]
+REPORTS = ROOT / "build" / "reports"
+LAYERS = ("unit", "property", "component", "dbus", "host")
+NO_TESTS = 5
+
+
+@dataclass
+class Result:
+    """How one layer went. ``hindrance`` says why it could not run at all."""
+
+    layer: str
+    seconds: float = 0.0
+    failed: bool = False
+    note: str = ""
+    hindrance: str | None = None
+    counts: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def verdict(self) -> str:
+        if self.hindrance:
+            return "could not run"
+        return "failed" if self.failed else "ran"
+
+
+def hindrance(layer: str) -> str | None:
+    """Why this machine cannot run the layer; None if it can."""
+    if layer == "host":
+        return why_not()
+    if layer == "dbus" and shutil.which("dbus-daemon") is None:
+        return "needs dbus-daemon"
+    return None
+
+
+def counts_of(report: Path) -> dict[str, int]:
+    """The totals in pytest's JUnit report."""
+    suite = ElementTree.parse(report).getroot().find("testsuite")
+    assert suite is not None
+    total, skipped, failed, broken = (int(suite.get(key, "0")) for key in ("tests", "skipped", "failures", "errors"))
+    return {"passed": total - skipped - failed - broken, "failed": failed + broken, "skipped": skipped}
+
+
+def timed(layer: str, command: Sequence[str]) -> tuple[Result, int]:
+    print(f"\n=== {layer}", flush=True)
+    started = time.monotonic()
+    status = subprocess.run(command, cwd=ROOT, check=False).returncode
+    return Result(layer, time.monotonic() - started, failed=status != 0), status
+
+
+def run_layer(layer: str) -> Result:
+    """Runs one layer with a pytest of its own."""
+    if reason := hindrance(layer):
+        return Result(layer, hindrance=reason)
+    report = REPORTS / f"{layer}.xml"
+    report.unlink(missing_ok=True)
+    pytest = (sys.executable, "-m", "pytest", "-q", f"tests/{layer}", "-m", layer, f"--junitxml={report}")
+    result, status = timed(layer, pytest)
+    if status == NO_TESTS:
+        result.note = "there are no tests"
+    if report.exists():
+        result.counts = counts_of(report)
+    return result
+
+
+def summary(results: Sequence[Result]) -> str:
+    """The table, and the totals alone on the last line."""
+    lines = ["", f"{'layer':<12}{'':<15}{'seconds':>8}  tests"]
+    for result in results:
+        tests = ", ".join(f"{number} {word}" for word, number in result.counts.items() if number)
+        remark = result.hindrance or result.note or tests
+        lines.append(f"{result.layer:<12}{result.verdict:<15}{result.seconds:>8.1f}  {remark}".rstrip())
+    totals = {word: sum(result.counts.get(word, 0) for result in results) for word in ("passed", "failed", "skipped")}
+    return "\n".join([*lines, "", ", ".join(f"{number} {word}" for word, number in totals.items())])
+
+
+def main() -> int:
+    """The exit status: 1 if a layer failed or, with CI=true, could not run."""
+    REPORTS.mkdir(parents=True, exist_ok=True)
+    layers = os.environ.get("LAYERS", "").split() or ["lint", *LAYERS]
+    results = [timed("lint", ["tests/lint"])[0] if layer == "lint" else run_layer(layer) for layer in layers]
+    print(summary(results), flush=True)
+    strict = os.environ.get("CI") == "true"
+    return int(any(result.failed or (strict and result.hindrance) for result in results))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
