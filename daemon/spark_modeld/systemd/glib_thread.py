@@ -1,0 +1,254 @@
+"""The one thread in which every object of GLib lives, and a private bus connection inside it.
+
+No other module imports ``gi``. Signals and replies are dispatched in the main context that was the
+thread's default when they were asked for: one thread with its own context sees both in the order in
+which the bus delivered them. The process's default context, and with it ``GLib.idle_add``, is never used.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pydbus  # gives every Gio.DBusConnection its .pydbus
+import structlog
+from gi.repository import Gio, GLib
+
+log = structlog.get_logger(__name__)
+
+_MAX_REPLY_SECONDS = 2**31 // 1000 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class BusError:
+    """Why a call failed. ``name`` is the D-Bus error's name, None when nothing came back (timeout, closed)."""
+
+    name: str | None
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A method call: ``method`` is interface and member, dotted; ``signature`` that of all arguments, in brackets."""
+
+    destination: str
+    path: str
+    method: str
+    signature: str = "()"
+    args: tuple[object, ...] = ()
+
+
+Reply = tuple[Any, ...] | BusError
+Done = Callable[[Reply], object]
+Cancel = Callable[[], None]
+
+
+class GLibThread:
+    """A thread that runs a GLib main loop on a context of its own."""
+
+    def __init__(self, name: str = "systemd-bus") -> None:
+        self._context = GLib.MainContext.new()
+        self._loop = GLib.MainLoop.new(self._context, False)
+        # A daemon: an exit that forgot stop() must not hang. PyGObject takes any thread named MainThread for the main.
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Starts the thread; work posted earlier runs first."""
+        self._thread.start()
+
+    def stop(self, then: Callable[[], object]) -> None:
+        """Ends the thread after the work posted so far. ``then`` is the last thing it calls; see ``join``."""
+
+        def quit_loop() -> None:
+            self._loop.quit()
+            then()
+
+        self.post(quit_loop)
+
+    def join(self) -> None:
+        """Waits for the thread's end; after ``stop`` called its ``then`` that is a matter of microseconds."""
+        self._thread.join()
+
+    def post(self, work: Callable[..., None], *args: object) -> None:
+        """Runs ``work`` in the thread. May be called from any thread; the order of calls is kept."""
+        self._attach(GLib.idle_source_new(), work, *args)
+
+    def later(self, seconds: float, work: Callable[..., None], *args: object) -> Cancel:
+        """Runs ``work`` in the thread after ``seconds``; the result cancels it (and may be called twice)."""
+        source = GLib.timeout_source_new(max(0, round(seconds * 1000)))
+        self._attach(source, work, *args)
+        cancel: Cancel = source.destroy
+        return cancel
+
+    def _attach(self, source: Any, work: Callable[..., None], *args: object) -> None:
+        def once(*_: object) -> bool:
+            guarded(work)(*args)
+            return bool(GLib.SOURCE_REMOVE)
+
+        source.set_priority(GLib.PRIORITY_DEFAULT)
+        source.set_callback(once)
+        source.attach(self._context)
+
+    def _run(self) -> None:
+        self._context.push_thread_default()
+        try:
+            self._loop.run()
+        finally:
+            self._context.pop_thread_default()
+
+
+def guarded(work: Callable[..., None]) -> Callable[..., None]:
+    """``work`` for GLib to call: what it raises would vanish there, so it is logged here."""
+
+    def call(*args: object) -> None:
+        try:
+            work(*args)
+        except Exception:
+            log.exception("callback failed", callback=getattr(work, "__qualname__", repr(work)))
+
+    return call
+
+
+class Link:
+    """One private connection to a message bus. To be touched in its thread only."""
+
+    def __init__(self, thread: GLibThread, connection: Any, timeout: float) -> None:
+        self._thread = thread
+        self._connection = connection
+        self._timeout_ms = round(min(timeout, _MAX_REPLY_SECONDS) * 1000)
+        self._closed_handler: int | None = None
+
+    @staticmethod
+    def open(
+        thread: GLibThread,
+        done: Callable[[Link | BusError], None],
+        *,
+        address: str | None,
+        user: bool,
+        timeout: float,
+    ) -> Cancel:
+        """Connects to ``address``, else to the user's or the system's bus. The result gives the attempt up."""
+        cancellable = Gio.Cancellable.new()
+        flags = Gio.DBusConnectionFlags.AUTHENTICATION_CLIENT | Gio.DBusConnectionFlags.MESSAGE_BUS_CONNECTION
+        # pydbus.connect() is the same call without a way out: a bus that accepts and never answers would hold the
+        # thread for ever. And not pydbus.SystemBus(): its exit-on-close ends the process with the bus.
+        overdue = thread.later(timeout, cancellable.cancel)
+
+        def opened(_source: object, result: Any, *_: object) -> None:
+            overdue()
+            try:
+                connection = Gio.DBusConnection.new_for_address_finish(result)
+            except GLib.Error as error:
+                done(_bus_error(error))
+                return
+            connection.set_exit_on_close(False)
+            done(Link(thread, connection, timeout))
+
+        try:
+            kind = Gio.BusType.SESSION if user else Gio.BusType.SYSTEM
+            where = address or Gio.dbus_address_get_for_bus_sync(kind, None)
+            Gio.DBusConnection.new_for_address(where, flags, None, cancellable, guarded(opened))
+        except GLib.Error as error:
+            overdue()
+            thread.post(done, _bus_error(error))
+        cancel: Cancel = cancellable.cancel
+        return cancel
+
+    def on_closed(self, closed: Callable[[str], None]) -> None:
+        """Calls ``closed`` with the reason when the other side, or the socket, is gone."""
+
+        def handler(_connection: object, _vanished: bool, error: Any) -> None:
+            closed(_bus_error(error).message if error else "the connection was closed")
+
+        self._closed_handler = self._connection.connect("closed", guarded(handler))
+
+    def call(self, call: Call, done: Done) -> None:
+        """Sends the call without waiting; ``done`` gets the reply's values."""
+        self._send(call, done, lambda reply: reply.unpack())
+
+    def get_all(self, destination: str, path: str, names: tuple[str, ...], done: Done) -> None:
+        """Reads the object's properties in one piece; ``done`` gets a 1-tuple of a dict of those named that exist.
+
+        The empty interface name means every interface: two GetAll calls could straddle a change. Only the named
+        values are unpacked, because a service has 300.
+        """
+
+        def pick(reply: Any) -> tuple[dict[str, Any]]:
+            everything = reply.get_child_value(0)
+            found = {name: everything.lookup_value(name, None) for name in names}
+            return ({name: value.unpack() for name, value in found.items() if value is not None},)
+
+        self._send(Call(destination, path, "org.freedesktop.DBus.Properties.GetAll", "(s)", ("",)), done, pick)
+
+    def _send(self, call: Call, done: Done, unpack: Callable[[Any], tuple[Any, ...]]) -> None:
+        def finished(connection: Any, result: Any, *_: object) -> None:
+            try:
+                reply = connection.call_finish(result)
+            except GLib.Error as error:
+                done(_bus_error(error))
+                return
+            done(unpack(reply))
+
+        interface, _, member = call.method.rpartition(".")
+        self._connection.call(
+            call.destination,
+            call.path,
+            interface,
+            member,
+            GLib.Variant(call.signature, call.args),
+            None,
+            Gio.DBusCallFlags.NO_AUTO_START,
+            self._timeout_ms,
+            None,
+            guarded(finished),
+        )
+
+    def subscribe(
+        self,
+        sender: str,
+        interface: str,
+        signal: str,
+        fired: Callable[..., None],
+        *,
+        path: str | None = None,
+        arg0: str | None = None,
+    ) -> Cancel:
+        """Calls ``fired`` with the signal's values from now on; the result ends that.
+
+        ``sender`` should be a unique name: anybody may send a signal that looks like systemd's.
+        """
+
+        def on_signal(_sender: str, _path: str, _interface: str, _signal: str, values: tuple[object, ...]) -> None:
+            fired(*values)
+
+        bus: pydbus.bus.Bus = self._connection.pydbus
+        subscription = bus.subscribe(sender, interface, signal, path, arg0, 0, guarded(on_signal))
+        cancel: Cancel = subscription.unsubscribe
+        return cancel
+
+    def close(self, closed: Callable[[], None] | None = None) -> None:
+        """Closes the connection; ``on_closed`` is not called. ``closed`` is, after a second at the latest."""
+        if self._closed_handler is not None:
+            self._connection.disconnect(self._closed_handler)
+            self._closed_handler = None
+        cancellable = Gio.Cancellable.new()
+        overdue = self._thread.later(1.0, cancellable.cancel)
+
+        def finished(connection: Any, result: Any, *_: object) -> None:
+            overdue()
+            try:
+                connection.close_finish(result)
+            except GLib.Error as error:
+                log.debug("bus connection did not close in order", reason=_bus_error(error).message)
+            if closed is not None:
+                closed()
+
+        self._connection.close(cancellable, guarded(finished))
+
+
+def _bus_error(error: Any) -> BusError:
+    name = Gio.DBusError.get_remote_error(error)
+    text = str(error.message).removeprefix(f"GDBus.Error:{name}: ")
+    return BusError(name, text)
