@@ -40,6 +40,12 @@ class Bench:
         self.host = host
         self._port = 31100
 
+    def start_daemon(self) -> None:
+        """Enables its sockets and starts it."""
+        self.host.enable()
+        if self.host.run("systemctl", "start", DAEMON, check=False).returncode:
+            raise SystemExit(f"the daemon does not start:\n{self.host.journal('-n', '40')}")
+
     def pair(self, name: str, load_seconds: float | None) -> dict[str, Any]:
         """Adds two models; what inside.py needs to know of them. ``load_seconds`` None: the real llama-server."""
         self._port += 2
@@ -179,7 +185,7 @@ def main() -> None:
     with booted() as bench:
         specs = {name: bench.pair(name.replace(" ", "-"), load) for name, load in LOADS.items()}
         instant = bench.pair("instant", 0.0)
-        bench.host.enable()
+        bench.start_daemon()
         figures = [
             *climbs,
             *measure_overhead(bench, specs, options.pairs),
