@@ -7,7 +7,7 @@ import os
 import random
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -36,13 +36,19 @@ def save(directory: Path, number: int) -> None:
     asyncio.run(StateFile(directory).save(record(number)))
 
 
+def stack(frame: FrameType | None) -> Iterator[FrameType]:
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
 def save_and_die(directory: Path, number: int, line: int) -> None:
-    """Saves, and dies by SIGKILL before the ``line``-th line that is executed of the module that writes."""
+    """Saves, and dies by SIGKILL before the ``line``-th line that is executed by the module that writes."""
     left = line
 
     def trace(frame: FrameType, event: str, _: Any) -> Any:
         nonlocal left
-        if frame.f_code.co_filename != durable.__file__:
+        if not any(caller.f_code.co_filename == durable.__file__ for caller in stack(frame)):
             return None
         if event == "line":
             left -= 1
@@ -58,7 +64,7 @@ def test_killed_before_every_line(tmp_path: Path) -> None:
     save(tmp_path, 0)
     seen = set()
     old = 0
-    for line in range(1, 100):
+    for line in range(1, 300):
         status = os.waitpid(in_child(lambda line=line: save_and_die(tmp_path, line, line)), 0)[1]
         loaded, warning = StateFile(tmp_path).load()
         assert warning is None
