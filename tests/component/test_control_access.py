@@ -12,7 +12,7 @@ import pytest
 
 from spark_modeld.control.table import ROUTES
 from spark_modeld.core.errors import Code
-from support.control import Answer, Control, running
+from support.control import Answer, Control, open_folder, running
 
 pytestmark = pytest.mark.component
 
@@ -167,12 +167,8 @@ while data := s.recv(4096):
 """
 
 
-async def test_the_kernel_says_who_calls(control: Control, tmp_path: Path) -> None:
-    assert os.getuid() == 0, "this test needs to be root, to call as somebody else"
-    os.chmod(control.path, 0o666)
-    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        os.chmod(folder, 0o755)
-
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can call as somebody else")
+async def test_the_kernel_says_who_calls() -> None:
     async def as_nobody(path: str) -> str:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-c", _AS_NOBODY, str(control.path), path, stdout=asyncio.subprocess.PIPE
@@ -180,6 +176,9 @@ async def test_the_kernel_says_who_calls(control: Control, tmp_path: Path) -> No
         out, _ = await process.communicate()
         return out.decode()
 
-    assert "403 Forbidden" in await as_nobody("/api/gate/qwen")
-    assert control.face.asked == []
-    assert '"actor":"uid 65534"' in await as_nobody("/api/switch")
+    with open_folder() as folder:
+        async with running(folder) as control:
+            os.chmod(control.path, 0o666)
+            assert "403 Forbidden" in await as_nobody("/api/gate/qwen")
+            assert control.face.asked == []
+            assert '"actor":"uid 65534"' in await as_nobody("/api/switch")

@@ -176,7 +176,9 @@ async def test_unknown_models_come_with_the_nearest(control: Control) -> None:
         await control.call("POST", "/api/models/qwn/start"),
     ):
         assert_problem(answer, 404, Code.UNKNOWN_MODEL, says="Did you mean")
-        assert answer.json["nearest"][0] == "qwen"
+        assert answer.json["nearest"] == ["qwen"]
+    alias = await control.call("GET", "/api/models/llama")
+    assert alias.json["nearest"] == ["llama-70b"]
 
 
 @pytest.mark.parametrize("name", ["", "x" * 5000, "\x00", "qwen\n", "../../etc", "😀"])

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import socket
-from collections.abc import AsyncIterator
+import tempfile
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -116,6 +118,14 @@ async def read_event(reader: asyncio.StreamReader) -> dict[str, str]:
             return fields
 
 
+@contextlib.contextmanager
+def open_folder() -> Iterator[Path]:
+    """A folder that every user may enter, unlike pytest's own."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        yield Path(folder)
+
+
 async def assert_no_tasks_but(before: set[asyncio.Task[Any]]) -> None:
     """Everything that was started since has ended, or does so at once."""
     left = asyncio.all_tasks() - before - {asyncio.current_task()}
@@ -137,7 +147,9 @@ async def running(tmp_path: Path) -> AsyncIterator[Control]:
     port = tcp.getsockname()[1]
     before = asyncio.all_tasks()
     face = FakeFace()
-    runner = await serve(face, [(unix, "unix"), (tcp, "tcp")], tokens=Tokens(), version="0.0.test")
+    runner = await serve(
+        face, [(unix, "unix"), (tcp, "tcp")], tokens=Tokens(), version="0.0.test", gate_uid=os.getuid()
+    )
     try:
         yield Control(face, runner, path, port)
     finally:

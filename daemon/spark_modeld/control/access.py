@@ -37,7 +37,7 @@ class Token(Protocol):
 class TokenVerifier(Protocol):
     """Knows the tokens."""
 
-    def verify(self, token: str) -> Token | None:
+    def verify(self, token: str, /) -> Token | None:
         """The token's entry, None for one that is unknown, wrong or expired. Does not block."""
 
 

@@ -18,12 +18,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What every handler may use. ``closing`` is set when the server stops taking its time; ``spec`` is the OpenAPI."""
+    """What every handler may use: ``spec`` is the OpenAPI document, ``closing`` is set when the server ends.
+
+    ``gate_uid`` is who may ask the gate: root, or with a per-user systemd, which has no root, the user.
+    """
 
     face: Face
     version: str
     spec: bytes
     closing: asyncio.Event
+    gate_uid: int = 0
 
 
 @dataclass(frozen=True, slots=True)

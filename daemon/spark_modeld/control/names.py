@@ -12,14 +12,14 @@ _SHOWN = 80
 
 
 def nearest(name: str, catalog: Catalog) -> list[str]:
-    """The names of the catalog that look most like this one, best first."""
-    known = sorted({known for model in catalog.models.values() for known in model.names})
-    lowered = {known_name.lower(): known_name for known_name in known}
-    return [lowered[hit] for hit in difflib.get_close_matches(name[:_SHOWN].lower(), lowered, n=3, cutoff=0.5)]
+    """The models whose names look most like this one, best first: ids, which are good everywhere."""
+    ids = {known.lower(): model.id for model in catalog.models.values() for known in model.names}
+    hits = difflib.get_close_matches(name[:_SHOWN].lower(), ids, n=6, cutoff=0.5)
+    return list(dict.fromkeys(ids[hit] for hit in hits))[:3]
 
 
 def unknown_model(name: str, catalog: Catalog) -> SparkError:
-    """``unknown-model``, with the nearest names."""
+    """``unknown-model``, with the ids of the nearest."""
     near = nearest(name, catalog)
     if near:
         hint = f"Did you mean {' or '.join(near)}?"
@@ -28,7 +28,7 @@ def unknown_model(name: str, catalog: Catalog) -> SparkError:
     else:
         hint = "The catalog is empty: put a file into models.d/ and reload."
     shown = name if len(name) <= _SHOWN else f"{name[:_SHOWN]}…"
-    return refuse(Code.UNKNOWN_MODEL, f"There is no model {shown!r}. {hint}", nearest=near)
+    return refuse(Code.UNKNOWN_MODEL, f"There is no model {shown!r}. {hint}", model=shown, nearest=near)
 
 
 def with_nearest(error: SparkError, name: str | None, catalog: Catalog) -> SparkError:

@@ -63,7 +63,7 @@ def _operation(route: Route) -> dict[str, Any]:
         "summary": route.summary,
         "parameters": _parameters(route),
         "responses": _responses(route),
-        "security": [] if route.anyone or route.root else [{"token": []}],
+        "security": [] if route.anyone or route.gate else [{"token": []}],
     }
     if route.body is not None:
         operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": _ref(route.body)}}}
@@ -91,7 +91,7 @@ def _responses(route: Route) -> dict[str, Any]:
     for code in dict.fromkeys((*_EVERYWHERE, *route.problems)):
         by_status.setdefault(Problem(code, "").status, []).append(code)
     by_status.setdefault(403, []).append(Code.NOT_AUTHORIZED)
-    if not route.anyone and not route.root:
+    if not route.anyone and not route.gate:
         by_status.setdefault(401, []).append(Code.NOT_AUTHORIZED)
     if route.body is not None:
         by_status.setdefault(408, []).append(Code.INVALID_REQUEST)

@@ -42,7 +42,7 @@ class Answer:
 class Route:
     """One call of the API. ``{name}`` in ``path`` is one segment; ``problems`` are those that only this call has.
 
-    ``anyone`` needs no token; ``root`` is for uid 0 on the unix socket alone.
+    ``anyone`` needs no token; ``gate`` is for systemd's own units, on the unix socket alone.
     """
 
     method: str
@@ -55,7 +55,7 @@ class Route:
     body: type | None = None
     headers: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     anyone: bool = False
-    root: bool = False
+    gate: bool = False
 
 
 class Router:

@@ -56,9 +56,11 @@ class Dispatcher:
             raise found
         route, path = found
         caller = Caller() if route.anyone else self._access.admit(request)
-        if route.root and caller.uid != 0:
+        if route.gate and caller.uid != self._context.gate_uid:
             raise refuse(
-                Code.NOT_AUTHORIZED, "Only root may make this call, and only on the unix socket.", http_status=403
+                Code.NOT_AUTHORIZED,
+                "Only a unit that is about to start may ask the gate: as root, on the unix socket.",
+                http_status=403,
             )
         intake.check_size(request)
         query = intake.query(request, route)
@@ -106,10 +108,18 @@ class Runner:
 
 
 async def serve(
-    face: Face, sockets: Iterable[tuple[socket.socket, Kind]], *, tokens: TokenVerifier, version: str
+    face: Face,
+    sockets: Iterable[tuple[socket.socket, Kind]],
+    *,
+    tokens: TokenVerifier,
+    version: str,
+    gate_uid: int = 0,
 ) -> Runner:
-    """Serves the control API on bound sockets. The kind decides about trust: peers of ``unix``, tokens for ``tcp``."""
-    context = Context(face=face, version=version, spec=document(ROUTES, version), closing=asyncio.Event())
+    """Serves the control API on bound sockets. The kind decides about trust: peers of ``unix``, tokens for ``tcp``.
+
+    ``gate_uid`` is the user whose units ask the gate: root, but the user's own id under a per-user systemd.
+    """
+    context = Context(face, version, document(ROUTES, version), asyncio.Event(), gate_uid)
     access: dict[Kind, Access] = {"unix": PeerAccess(), "tcp": TokenAccess(tokens)}
     runner = Runner(context)
     for sock, kind in sockets:

@@ -159,7 +159,7 @@ ROUTES: tuple[Route, ...] = (
         summary="Asked by a model's unit before it starts: may it? Root on the unix socket only",
         answers={204: Answer(description="it may")},
         problems=(Code.UNKNOWN_MODEL, *_START, *_UNREADY),
-        root=True,
+        gate=True,
     ),
     Route(
         method="GET",

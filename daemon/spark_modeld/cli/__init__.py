@@ -1,0 +1,1 @@
+"""spark-modelctl, the operator's command. It imports little: a shell prompt may be waiting for it."""

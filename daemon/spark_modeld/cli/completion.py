@@ -1,0 +1,43 @@
+"""Shell completion, with the names of the daemon's models."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from spark_modeld.cli.failures import Failure
+from spark_modeld.cli.options import Ctl, common
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+PROGRAM = "spark-modelctl"
+VARIABLE = "_SPARK_MODELCTL_COMPLETE"
+_PATIENCE_SECONDS = 0.5
+
+
+def complete_model(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Ids that begin like this; none when the daemon is away, for a prompt must not hang or complain."""
+    from click.shell_completion import CompletionItem
+
+    del parameter
+    client = context.ensure_object(Ctl).patient_client(_PATIENCE_SECONDS)
+    try:
+        known = client.call("GET", "/api/models")["models"]
+    except Failure:
+        return []
+    return [CompletionItem(m["id"], help=m["state"]) for m in known if m["id"].startswith(incomplete)]
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@common
+@click.pass_context
+def completion(context: click.Context, shell: str) -> None:
+    """Print completion for SHELL, for example: eval "$(spark-modelctl completion bash)"."""
+    from click.shell_completion import get_completion_class
+
+    kind = get_completion_class(shell)
+    assert kind is not None
+    click.echo(kind(context.find_root().command, {}, PROGRAM, VARIABLE).source())

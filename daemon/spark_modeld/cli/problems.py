@@ -1,0 +1,66 @@
+"""How a failure is told: what happened, the numbers, the last log lines, and what to do next. All on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from spark_modeld.cli.failures import Failure
+from spark_modeld.cli.text import clean, paint, size
+
+_SIZES = ("needed", "available", "returned", "reserve", "large", "floor")
+
+
+def tell(failure: Failure, *, as_json: bool) -> None:
+    """For people on stderr; with ``--json`` the problem itself on stdout too."""
+    if as_json:
+        click.echo(json.dumps(failure.problem, ensure_ascii=False))
+    for line in _lines(failure.problem):
+        click.echo(line, err=True)
+
+
+def _lines(problem: dict[str, Any]) -> Iterator[str]:
+    what = clean(str(problem.get("detail") or problem.get("title")))
+    yield f"{paint('spark-modelctl:', 'red', stream=sys.stderr)} {what}"
+    numbers = [f"{name} {size(problem[name])}" for name in _SIZES if isinstance(problem.get(name), int)]
+    if numbers:
+        yield "  " + ", ".join(numbers)
+    for holder in _members(problem, "holders"):
+        who = holder.get("model") or f"{holder.get('command') or 'a process'} (PID {holder.get('pid')})"
+        yield f"  held by {clean(str(who))}: {size(holder.get('bytes'))}"
+    for finding in _members(problem, "findings"):
+        place = ": ".join(str(finding[k]) for k in ("file", "key") if finding.get(k))
+        yield f"  {clean(place)}: {clean(str(finding.get('message', '')))}"
+    log = problem.get("log")
+    if isinstance(log, list | tuple) and log:
+        yield f"  last lines of {problem.get('unit', 'the unit')}:"
+        yield from (f"  | {clean(str(line))}" for line in log)
+    yield from (f"  {line}" for line in _next_steps(problem))
+
+
+def _members(problem: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    value = problem.get(name)
+    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
+
+
+def _next_steps(problem: dict[str, Any]) -> Iterator[str]:
+    switch = problem.get("switch")
+    if isinstance(switch, dict) and switch.get("outcome") == "rolled-back" and switch.get("from"):
+        yield f"{switch['from']} was started again."
+    match problem.get("code"):
+        case "memory-refused":
+            yield "See who holds memory: spark-modelctl memory"
+        case "model-failed" | "start-timeout" if problem.get("unit"):
+            yield f"Read its log: journalctl -u {problem['unit']}"
+        case "bus-lost":
+            yield "Look at the system bus: systemctl status dbus"
+        case "stuck" if problem.get("unit"):
+            yield f"See what holds it: systemctl status {problem['unit']}"
+        case "superseded":
+            yield "See what took over: spark-modelctl history"
+        case "internal":
+            yield "Read the daemon's journal: journalctl -u spark-modeld"

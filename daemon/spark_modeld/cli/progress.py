@@ -1,0 +1,122 @@
+"""Follows a switch to its end by the daemon's events, and shows how far it is."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any, Protocol
+
+from spark_modeld.cli.client import Client, Stream, StreamEnded
+from spark_modeld.cli.text import arrow, fit, phase, span, width
+
+_REDRAW_SECONDS = 0.1
+
+
+class Progress(Protocol):
+    """Something that shows a switch. ``tick`` is how often it wants to redraw, in seconds, None for never."""
+
+    tick: float | None
+
+    def show(self, switch: dict[str, Any]) -> None:
+        """The switch as it is."""
+
+    def end(self) -> None:
+        """Nothing more comes."""
+
+
+class Silent:
+    """Shows nothing."""
+
+    tick: float | None = None
+
+    def show(self, switch: dict[str, Any]) -> None:
+        """Nothing."""
+
+    def end(self) -> None:
+        """Nothing."""
+
+
+class Lines:
+    """A line for every phase as it begins, for logs and pipes."""
+
+    tick: float | None = None
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._step = ""
+
+    def show(self, switch: dict[str, Any]) -> None:
+        """A line if the phase is a new one."""
+        step = _step(switch)
+        if step != self._step:
+            self._step = step
+            print(f"{time.monotonic() - self._started:6.1f} s  {step}", flush=True)
+
+    def end(self) -> None:
+        """Nothing: every line is whole."""
+
+
+class Live:
+    """One line that lives, and one that stays for every phase that is over."""
+
+    tick: float | None = _REDRAW_SECONDS
+
+    def __init__(self) -> None:
+        self._started = self._since = time.monotonic()
+        self._step = ""
+
+    def show(self, switch: dict[str, Any]) -> None:
+        """Draws the line again."""
+        now, step = time.monotonic(), _step(switch)
+        if step != self._step:
+            if self._step:
+                self._draw(f"  {self._step.ljust(12)} {span(now - self._since)}\n")
+            self._step, self._since = step, now
+        way = f"{switch['from'] or 'empty'} {arrow()} {switch['model'] or 'empty'}"
+        line = f"  {step.ljust(12)} {span(now - self._since)}   {way}, {span(now - self._started)} in all"
+        self._draw(fit(line, width() - 1).replace(step, phase(step), 1))
+
+    def end(self) -> None:
+        """Takes the living line away."""
+        self._draw("")
+
+    def _draw(self, text: str) -> None:
+        sys.stdout.write(f"\r\x1b[K{text}")
+        sys.stdout.flush()
+
+
+def follow(
+    client: Client, stream: Stream, switch: dict[str, Any], progress: Progress, seconds: float | None
+) -> dict[str, Any]:
+    """The switch when it has ended, or as it is after so many seconds."""
+    path = f"/api/switches/{switch['id']}"
+    deadline = None if seconds is None else time.monotonic() + seconds
+    try:
+        while switch["outcome"] is None:
+            progress.show(switch)
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                return switch
+            try:
+                event = stream.next(min((t for t in (progress.tick, left) if t is not None), default=None))
+            except StreamEnded:
+                stream.close()
+                stream = client.events_again(stream.last_id)
+                switch = client.call("GET", path)
+                continue
+            if event is None:
+                continue
+            # A heartbeat is a good moment to make sure that nothing was missed.
+            if not event.kind or (event.kind == "switch" and event.data.get("id") == switch["id"]):
+                news = event.data if event.kind and "outcome" in event.data else client.call("GET", path)
+                switch = {**switch, **news}
+        result: dict[str, Any] = client.call("GET", path)
+        return result
+    finally:
+        progress.end()
+        stream.close()
+
+
+def _step(switch: dict[str, Any]) -> str:
+    back = switch.get("rollback")
+    return f"back to {back['model']}: {back['phase']}" if back else str(switch["phase"])
