@@ -364,6 +364,9 @@ def _plain(life: Life, trigger: Trigger, now: Instant, limits: Limits) -> tuple[
             return life, ()
 
 
+_NOT_YET = frozenset({"auto-restart", "start-pre"})
+"""Substates of ``activating`` in which nothing of the model runs: `start-pre` is its gate, which asks first."""
+
 _GONE_STATES = frozenset({ActiveState.INACTIVE, ActiveState.FAILED})
 
 
@@ -391,6 +394,8 @@ def _first_sight(life: Life, event: Shown, now: Instant, limits: Limits) -> tupl
             return _enter(life, _P.STOPPED, now, problem=life.problem), ()
         case ActiveState.ACTIVATING if event.status.sub == "auto-restart":
             return _stop(life, now, limits)
+        case ActiveState.ACTIVATING if event.status.sub == "start-pre":
+            return _enter(life, _P.STOPPED, now, problem=life.problem), ()
         case _:
             return _woken(life, event, now, limits)
 
@@ -400,7 +405,7 @@ def _woken(life: Life, event: Shown, now: Instant, limits: Limits) -> tuple[Life
     match event.status.active:
         case ActiveState.ACTIVE | ActiveState.RELOADING:
             return _warm(life, now, limits)
-        case ActiveState.ACTIVATING if event.status.sub != "auto-restart":
+        case ActiveState.ACTIVATING if event.status.sub not in _NOT_YET:
             return _start(life, now, limits, foreign=True)
         case ActiveState.DEACTIVATING:
             return _falling(life, now, limits, foreign=event.foreign)

@@ -224,8 +224,8 @@ class Planner:
                 self.finish(tx, Outcome.FAILED, now)
             case Phase.STOPPED | Phase.FAILED if tx.raised:
                 self._came_down(tx, target, life, now)
-            case Phase.STOPPED | Phase.FAILED if not tx.overlap and self.house.busy_others(target):
-                tx.stage = Stage.CLEAR
+            case Phase.STOPPED | Phase.FAILED if not self._clear_for(tx, target):
+                tx.overlap, tx.stage = False, Stage.CLEAR
             case Phase.STOPPED | Phase.FAILED:
                 tx.raised = True
                 self.house.refusals.pop(target, None)
@@ -236,6 +236,11 @@ class Planner:
             case _:
                 return False
         return True
+
+    def _clear_for(self, tx: Transaction, target: str) -> bool:
+        """Whether the target may be started now: alone, or beside the one it overlaps with, if that still serves."""
+        busy = self.house.busy_others(target)
+        return not busy or (tx.overlap and self._can_overlap(target, busy))
 
     def _ready(self, tx: Transaction, target: str, now: Instant) -> None:
         self.occupant = target

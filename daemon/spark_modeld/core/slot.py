@@ -230,7 +230,7 @@ class Slot:
         self._check_may_change()
         model = self._known(name)
         life, plan = self.house.lives[model], self.planner
-        if life.phase is Phase.STARTING or (not foreign and life.phase in _RISEN):
+        if (life.phase is Phase.STARTING and not life.foreign) or (not foreign and life.phase in _RISEN):
             # At the gate this is our own start whose mark was not there.
             self.house.effects.append(Verdict(ask, None))
             return self._settle(now)

@@ -1,0 +1,114 @@
+"""The moves Hypothesis may make in the world."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+from tests.property.world import GIB, MODELS, World, at_rest
+
+from spark_modeld.core.lifecycle import Act
+
+SLOT_MODELS = st.sampled_from(["alpha", "beta", "gamma", "delta"])
+ANY_MODEL = st.sampled_from(list(MODELS))
+ANY_UNIT = st.sampled_from([m.unit for m in MODELS.values()])
+MOSTLY = st.sampled_from([True, True, True, False])
+WATCHES = st.sampled_from([Act.WATCH_ROOM, Act.WATCH_GONE, Act.CLIMB, Act.WATCH_FLOOR])
+
+
+class SlotMachine(RuleBasedStateMachine):
+    """Operators, systemd, the kernel, engines and fate take turns."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.world = World()
+
+    @rule(model=SLOT_MODELS, force=st.booleans())
+    def switch(self, model: str, force: bool) -> None:
+        self.world.request(model, force=force)
+
+    @rule()
+    def empty(self) -> None:
+        self.world.request(None)
+
+    @rule()
+    def cancel(self) -> None:
+        self.world.cancel()
+
+    @rule(model=st.sampled_from(["side", "bigside", "beta"]), foreign=st.booleans())
+    def start_beside(self, model: str, foreign: bool) -> None:
+        self.world.start_beside(model, foreign=foreign)
+
+    @rule(model=ANY_MODEL, give=st.booleans())
+    def lease(self, model: str, give: bool) -> None:
+        if give:
+            self.world.lease(model)
+        else:
+            self.world.release(model)
+
+    @rule(count=st.integers(1, 8))
+    def deliver(self, count: int) -> None:
+        for _ in range(count):
+            self.world.deliver()
+
+    @rule(unit=ANY_UNIT, good=MOSTLY)
+    def progress(self, unit: str, good: bool) -> None:
+        self.world.progress(unit, good=good)
+
+    @rule()
+    def read(self) -> None:
+        self.world.read()
+
+    @rule(model=ANY_MODEL, act=WATCHES, good=MOSTLY)
+    def see(self, model: str, act: Act, good: bool) -> None:
+        self.world.see(model, act, good=good)
+
+    @rule(steps=st.integers(1, 25))
+    def go_on(self, steps: int) -> None:
+        """A stretch of good weather, so that long stories get somewhere."""
+        for _ in range(steps):
+            self.world._once()
+
+    @rule(unit=ANY_UNIT, lingering=st.booleans())
+    def crash(self, unit: str, lingering: bool) -> None:
+        self.world.crash(unit, lingering=lingering)
+
+    @rule(unit=ANY_UNIT)
+    def stop_by_systemctl(self, unit: str) -> None:
+        self.world.foreign_stop(unit)
+
+    @rule()
+    def start_by_systemctl(self) -> None:
+        self.world.foreign_start("delta.service")
+
+    @rule(unit=ANY_UNIT)
+    def grow(self, unit: str) -> None:
+        self.world.grow(unit)
+
+    @rule(gib=st.integers(0, 120))
+    def outsider(self, gib: int) -> None:
+        self.world.outsider = gib * GIB
+
+    @rule(unit=ANY_UNIT)
+    def ignore_sigterm(self, unit: str) -> None:
+        self.world.units[unit].obeys = False
+
+    @rule()
+    def fire(self) -> None:
+        self.world.fire()
+
+    @rule()
+    def kill_daemon(self) -> None:
+        self.world.kill_daemon()
+
+    @rule()
+    def lose_bus(self) -> None:
+        self.world.lose_bus()
+
+    @rule()
+    def regain_bus(self) -> None:
+        self.world.regain_bus()
+
+    def teardown(self) -> None:
+        if hasattr(self, "world"):
+            self.world.calm_down()
+            at_rest(self.world)

@@ -1,0 +1,12 @@
+"""The core's invariants over any history."""
+
+import pytest
+from hypothesis import HealthCheck, settings
+from tests.property.machine import SlotMachine
+
+pytestmark = pytest.mark.property
+
+TestSlot = SlotMachine.TestCase
+TestSlot.settings = settings(
+    max_examples=100, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck)
+)

@@ -1,0 +1,538 @@
+"""A world for the core: systemd, memory, clients and time, all moved by whoever plays with it.
+
+The real ``Slot`` and the real ``Units`` run in it. ``World`` checks the invariants at the moment they could break;
+a violation is an AssertionError out of whichever move caused it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from dataclasses import dataclass, field, replace
+
+from spark_modeld import ports
+from spark_modeld.core import effects as fx
+from spark_modeld.core import lifecycle as life_of
+from spark_modeld.core.errors import Code, Problem, SparkError
+from spark_modeld.core.lifecycle import Act
+from spark_modeld.core.model import (
+    ActiveState,
+    Amount,
+    Catalog,
+    EngineKind,
+    Instant,
+    Launch,
+    MemorySettings,
+    MemorySource,
+    Model,
+    OwnUnit,
+    Phase,
+    Reading,
+    Requester,
+    Role,
+    Settings,
+    SlotSettings,
+    Switch,
+    UnitStatus,
+)
+from spark_modeld.core.record import Record
+from spark_modeld.core.slot import Slot
+from spark_modeld.core.transaction import Stage
+from spark_modeld.units import Units
+
+GIB = 1 << 30
+TOTAL = 128 * GIB
+BOOT = "boot"
+
+
+def _model(name: str, gib: int, port: int, *, role: Role = Role.SLOT, own: bool = False) -> Model:
+    return Model(
+        id=name,
+        engine=EngineKind.OPENAI,
+        url=f"http://127.0.0.1:{port}",
+        run=OwnUnit(f"{name}.service") if own else Launch(("engine",)),
+        served_model_name=name,
+        role=role,
+        memory=Amount(bytes=gib * GIB),
+    )
+
+
+MODELS = {
+    m.id: m
+    for m in (
+        _model("alpha", 60, 30000),
+        _model("beta", 70, 30001),
+        _model("gamma", 10, 30002),
+        _model("delta", 10, 30002, own=True),
+        _model("side", 4, 30010, role=Role.SIDE),
+        _model("bigside", 40, 30011, role=Role.SIDE),
+    )
+}
+CATALOG = Catalog(
+    Settings(slot=SlotSettings(default="alpha"), memory=MemorySettings(reclaim_timeout=20.0)),
+    MODELS,
+)
+
+
+@dataclass
+class Unit:
+    """One unit as systemd has it. ``held`` is what its processes hold, in bytes."""
+
+    active: ActiveState = ActiveState.INACTIVE
+    sub: str = "dead"
+    result: str = "success"
+    job: tuple[str, str] | None = None
+    processes: bool = False
+    held: int = 0
+    obeys: bool = True
+
+    def status(self) -> UnitStatus:
+        return UnitStatus(active=self.active, sub=self.sub, result=self.result, job=self.job[0] if self.job else None)
+
+
+@dataclass
+class FakeSystemd:
+    """ports.Systemd as far as ``Units`` uses it: calls go into the world, answers come through its FIFO."""
+
+    world: World
+
+    def start(self, unit: str, token: int) -> None:
+        self.world.called("start", unit, token)
+
+    def stop(self, unit: str, token: int) -> None:
+        self.world.called("stop", unit, token)
+
+    def kill(self, unit: str, token: int) -> None:
+        self.world.killed(unit, token)
+
+    def look(self, unit: str) -> None:
+        self.world.tell(unit)
+
+    def watch(self, units: frozenset[str]) -> None:
+        pass
+
+
+@dataclass
+class World:
+    """Everything the core cannot see but through events."""
+
+    time: float = 1000.0
+    units: dict[str, Unit] = field(default_factory=lambda: {m.unit: Unit() for m in MODELS.values()})
+    bus: deque[ports.BusReport] = field(default_factory=deque)
+    bus_up: bool = True
+    outsider: int = 5 * GIB
+    record: Record = field(default_factory=Record)
+    history: list[Switch] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.jobs = 0
+        self.ids = 0
+        self.asks = 0
+        self.begun: set[str] = set()
+        self.ended: Counter[str] = Counter()
+        self.verdicts: dict[int, Problem | None] = {}
+        self.pending_asks: set[int] = set()
+        self.reads: list[int] = []
+        self.watches: dict[tuple[str, Act], int] = {}
+        self.timers: dict[str, tuple[int, float]] = {}
+        self.wake_at: float | None = None
+        self.room_seen: dict[str, tuple[Reading, int]] = {}
+        self.operator_wish: str | None = None
+        self._boot()
+
+    # The daemon's life.
+
+    def _boot(self) -> None:
+        self.slot = Slot(CATALOG, self.record, self.now(), new_id=self._new_id)
+        self.slot.planner.held = self.record.held_boot == BOOT
+        self.systemd = FakeSystemd(self)
+        self.link = Units(self.slot, self.systemd)  # type: ignore[arg-type]
+        self.reads.clear()
+        self.watches.clear()
+        self.timers.clear()
+        self.wake_at = None
+        self.bus.clear()
+        self.pending_asks.clear()
+        if self.bus_up:
+            self.bus.append(self._connected())
+            self.deliver()
+        self.run(self.slot.open(self.now()))
+
+    def kill_daemon(self) -> None:
+        self._boot()
+
+    def _new_id(self) -> str:
+        self.ids += 1
+        self.begun.add(f"sw-{self.ids}")
+        return f"sw-{self.ids}"
+
+    def now(self) -> Instant:
+        return Instant(self.time, self.time)
+
+    # Effects, and what must be true when they are asked for.
+
+    def run(self, effects: fx.Effects) -> None:
+        for effect in effects:
+            match effect:
+                case fx.Do(model, act, epoch):
+                    self._do(model, act, epoch)
+                case fx.Arm(model, epoch, at):
+                    self.timers[model] = (epoch, at)
+                case fx.Read(token):
+                    self.reads.append(token)
+                case fx.Wake(at):
+                    self.wake_at = at
+                case fx.Save():
+                    self.record = self.slot.record(tuple(self.history[-5:]), BOOT, self.record)
+                case fx.Ended(switch):
+                    self._switch_ended(switch)
+                case fx.Verdict(ask, problem):
+                    assert ask in self.pending_asks, "an admission was answered twice, or nobody asked"
+                    self.pending_asks.discard(ask)
+                    self.verdicts[ask] = problem
+        lives = self.slot.house.lives
+        self.watches = {k: e for k, e in self.watches.items() if lives[k[0]].epoch == e}
+        self.check_alive()
+
+    def _do(self, model: str, act: Act, epoch: int) -> None:
+        spec = MODELS[model]
+        if act is Act.START:
+            self._check_start(model)
+            self.link.start(spec, epoch)
+        elif act is Act.STOP:
+            self._check_on_record(model)
+            self.link.stop(spec, epoch)
+        elif act is Act.KILL:
+            self.link.kill(spec, epoch)
+        elif act is Act.LOOK:
+            self.systemd.look(spec.unit)
+        else:
+            self.watches[model, act] = epoch
+
+    def _check_start(self, model: str) -> None:
+        if MODELS[model].role is Role.SLOT:
+            for other, life in self.slot.house.lives.items():
+                if other != model and MODELS[other].role is Role.SLOT:
+                    unconfirmed = {Phase.DRAINING, Phase.STOPPING, Phase.STUCK, Phase.UNKNOWN}
+                    assert life.phase not in unconfirmed, f"{model} started while {other} is {life.phase}"
+            tx = self.slot.planner.tx
+            assert tx is not None
+            assert self.record.switch is not None, "a start that is not on record"
+            assert self.record.switch.id == tx.switch.id, "a start of a switch that is not on record"
+        reading, loading = self.room_seen[model]
+        need = self.slot.house.footprint(model).bytes
+        reserve = CATALOG.settings.memory.reserve.of(TOTAL)
+        assert reading.available - loading - need >= reserve, f"{model} was started without room"
+
+    def _check_on_record(self, model: str) -> None:
+        tx = self.slot.planner.tx
+        if tx and tx.stage is not Stage.ADMIT and model == tx.switch.from_model:
+            assert self.record.switch is not None, "the old model is stopped by a switch that is not on record"
+            assert self.record.switch.id == tx.switch.id, "the old model is stopped by a switch that is not on record"
+
+    def _switch_ended(self, switch: Switch) -> None:
+        self.ended[switch.id] += 1
+        assert self.ended[switch.id] == 1, f"{switch.id} ended twice"
+        assert switch.outcome is not None
+        assert switch.finished_at is not None
+        phases = list(switch.timings)
+        assert all(seconds >= 0 for seconds in switch.timings.values()), phases
+        self.history.append(switch)
+
+    def check_alive(self) -> None:
+        large = [m for m, s in MODELS.items() if self._alive(m) and self.slot.house.large(m)]
+        assert len(large) <= 1, f"two large models are alive: {large}"
+
+    def _alive(self, model: str) -> bool:
+        return self.units[MODELS[model].unit].processes
+
+    # systemd's side.
+
+    def called(self, verb: str, unit: str, token: int) -> None:
+        if not self.bus_up:
+            return
+        state = self.units[unit]
+        self.jobs += 1
+        path = f"/job/{self.jobs}"
+        if state.job:
+            self.bus.append(ports.JobRemoved(state.job[0], unit, "canceled"))
+        if verb == "start" and state.active is ActiveState.ACTIVE:
+            self.bus += [ports.JobQueued(token, path), ports.JobRemoved(path, unit, "done")]
+            return
+        state.job = (path, verb)
+        self.bus.append(ports.JobQueued(token, path))
+        self._begin_job(unit)
+
+    def _begin_job(self, unit: str) -> None:
+        state = self.units[unit]
+        assert state.job
+        if state.job[1] == "start":
+            state.active, state.sub, state.result, state.processes = ActiveState.ACTIVATING, "start", "success", True
+        elif state.active not in {ActiveState.INACTIVE, ActiveState.FAILED}:
+            state.active, state.sub = ActiveState.DEACTIVATING, "stop-sigterm"
+        self.tell(unit)
+
+    def killed(self, unit: str, token: int) -> None:
+        if self.bus_up:
+            self.units[unit].obeys = True
+            self.bus.append(ports.CallDone(token))
+
+    def tell(self, unit: str) -> None:
+        if self.bus_up:
+            self.bus.append(ports.UnitChanged(unit, self.units[unit].status()))
+
+    def progress(self, unit: str, *, good: bool) -> None:
+        """systemd gets on with the unit's job."""
+        state = self.units[unit]
+        if state.job is None:
+            if state.active is ActiveState.DEACTIVATING:
+                self._down(unit)
+                self.tell(unit)
+            return
+        path, verb = state.job
+        if verb == "start":
+            state.job = None
+            if good:
+                state.active, state.sub, state.held = ActiveState.ACTIVE, "running", GIB
+            else:
+                state.active, state.sub, state.result = ActiveState.FAILED, "failed", "exit-code"
+                state.processes, state.held = False, 0
+            self._job_over(unit, path, "done" if good else "failed")
+        elif state.obeys or state.active in {ActiveState.INACTIVE, ActiveState.FAILED}:
+            state.job = None
+            self._down(unit)
+            self._job_over(unit, path, "done")
+
+    def _down(self, unit: str) -> None:
+        state = self.units[unit]
+        if state.active is not ActiveState.FAILED:
+            state.active = ActiveState.INACTIVE
+        state.sub, state.processes, state.held = "dead", False, 0
+
+    def _job_over(self, unit: str, path: str, result: str) -> None:
+        if self.bus_up:
+            self.bus.append(ports.JobRemoved(path, unit, result))
+        self.tell(unit)
+
+    def crash(self, unit: str, *, lingering: bool) -> None:
+        state = self.units[unit]
+        if state.active is ActiveState.ACTIVE and state.job is None:
+            state.active, state.sub, state.result = ActiveState.FAILED, "failed", "signal"
+            state.processes = lingering and MODELS["delta"].unit == unit
+            state.held = 0
+            self.tell(unit)
+
+    def foreign_stop(self, unit: str) -> None:
+        state = self.units[unit]
+        if state.active is ActiveState.ACTIVE and state.job is None:
+            self.jobs += 1
+            state.job = (f"/job/{self.jobs}", "stop")
+            self._begin_job(unit)
+
+    def foreign_start(self, unit: str) -> None:
+        """systemctl start of a unit of the user's own: nobody asks us."""
+        state = self.units[unit]
+        if state.active in {ActiveState.INACTIVE, ActiveState.FAILED} and state.job is None:
+            self.jobs += 1
+            state.job = (f"/job/{self.jobs}", "start")
+            self._begin_job(unit)
+
+    def grow(self, unit: str) -> None:
+        state = self.units[unit]
+        if state.processes:
+            model = next(m for m in MODELS.values() if m.unit == unit)
+            assert model.memory
+            state.held = model.memory.of(TOTAL)
+
+    def lose_bus(self) -> None:
+        if self.bus_up:
+            self.bus_up = False
+            self.bus.clear()
+            self.bus.append(ports.BusLost("gone"))
+            self.deliver()
+
+    def regain_bus(self) -> None:
+        if not self.bus_up:
+            self.bus_up = True
+            self.bus.append(self._connected())
+            self.deliver()
+
+    def _connected(self) -> ports.BusConnected:
+        return ports.BusConnected({name: unit.status() for name, unit in self.units.items()})
+
+    def deliver(self) -> None:
+        if self.bus:
+            self.run(self.link.report(self.bus.popleft(), self.now()))
+
+    # Memory, probes, time.
+
+    def reading(self) -> Reading:
+        used = self.outsider + sum(u.held for u in self.units.values())
+        available = max(0, TOTAL - used)
+        return Reading(
+            total=TOTAL, available=available, free=available, source=MemorySource.UNIFIED, taken_at=self.now()
+        )
+
+    def read(self) -> None:
+        if self.reads:
+            self.run(self.slot.taken(self.reads.pop(0), self.reading(), self.now()))
+
+    def see(self, model: str, act: Act, *, good: bool) -> None:
+        epoch = self.watches.get((model, act))
+        if epoch is None:
+            return
+        unit = self.units[MODELS[model].unit]
+        if act is Act.WATCH_ROOM:
+            reading = self.reading()
+            loading = sum(
+                self.slot.house.footprint(m).bytes
+                for m, life in self.slot.house.lives.items()
+                if m != model and life.phase in {Phase.STARTING, Phase.WARMING}
+            )
+            self.room_seen[model] = (reading, loading)
+            self.run(self.slot.room(model, epoch, reading, self.now()))
+        elif act is Act.WATCH_FLOOR:
+            self.run(self.slot.floor(model, epoch, self.reading(), self.now()))
+        elif act is Act.WATCH_GONE:
+            unit.processes = unit.processes and not good
+            if not unit.processes:
+                self._event(model, life_of.Gone(epoch))
+        elif act is Act.CLIMB:
+            if good and unit.active is ActiveState.ACTIVE:
+                self._event(model, life_of.Ladder(epoch))
+            elif not good:
+                self._event(model, life_of.Ladder(epoch, Problem(Code.MODEL_FAILED, "the wrong model answers")))
+
+    def _event(self, model: str, event: life_of.LifeEvent) -> None:
+        self.run(self.slot.unit_event(model, event, self.now()))
+
+    def fire(self) -> None:
+        """Time goes on to the next deadline."""
+        due = [(at, model, epoch) for model, (epoch, at) in self.timers.items()]
+        wake = [(self.wake_at, "", 0)] if self.wake_at is not None else []
+        if not due and not wake:
+            return
+        at, model, epoch = min([*due, *wake])
+        self.time = max(self.time, at)
+        if model:
+            del self.timers[model]
+            self._event(model, life_of.Expired(epoch))
+        else:
+            self.wake_at = None
+            self.run(self.slot.wake(self.now()))
+
+    # People.
+
+    def request(self, model: str | None, *, force: bool = False) -> None:
+        try:
+            _, effects = self.slot.request(
+                model, self.now(), requested_by=Requester.CONTROL, actor="uid 1000", force=force
+            )
+        except SparkError as error:
+            if error.problem.code not in {Code.STUCK, Code.BUS_LOST, Code.INVALID_REQUEST}:
+                raise
+        else:
+            self.run(effects)
+
+    def cancel(self) -> None:
+        self.run(self.slot.cancel(self.now()))
+
+    def start_beside(self, model: str, *, foreign: bool) -> None:
+        """A start by hand: through the API, or by systemctl and the unit's gate."""
+        unit = self.units[MODELS[model].unit]
+        if foreign and (unit.job or unit.active is not ActiveState.INACTIVE or not self.bus_up):
+            return
+        self.asks += 1
+        self.pending_asks.add(self.asks)
+        ask = self.asks
+        if foreign:
+            self.jobs += 1
+            unit.job = (f"/job/{self.jobs}", "start")
+            unit.active, unit.sub = ActiveState.ACTIVATING, "start-pre"
+            self.tell(MODELS[model].unit)
+        try:
+            effects = self.slot.start_beside(
+                model, ask, self.now(), requested_by=Requester.SYSTEMD, actor=None, foreign=foreign
+            )
+        except SparkError as error:
+            self.pending_asks.discard(ask)
+            self.verdicts[ask] = error.problem
+        else:
+            self.run(effects)
+        while self.reads and ask in self.pending_asks:
+            self.read()
+        if foreign:
+            self._gate_answered(MODELS[model].unit, ask)
+
+    def _gate_answered(self, name: str, ask: int) -> None:
+        """The gate's process ends: the unit goes on to its launcher, or has failed."""
+        unit = self.units[name]
+        if ask in self.verdicts and self.verdicts[ask] is None:
+            unit.sub, unit.processes = "start", True
+        else:
+            assert unit.job
+            path = unit.job[0]
+            unit.job, unit.active, unit.sub, unit.result = None, ActiveState.FAILED, "failed", "exit-code"
+            self._job_over(name, path, "failed")
+
+    def lease(self, model: str) -> None:
+        self.slot.grant(model)
+
+    def release(self, model: str) -> None:
+        if self.slot.house.leases.get(model):
+            self.run(self.slot.release(model, self.now()))
+
+    # The end of a story.
+
+    def calm_down(self) -> None:
+        """No more adversity: everything under way may end."""
+        self.regain_bus()
+        self.outsider = 0
+        for unit in self.units.values():
+            unit.obeys = True
+        for model in MODELS:
+            while self.slot.house.leases.get(model):
+                self.release(model)
+        for _ in range(400):
+            if not self._once():
+                return
+        raise AssertionError("the slot does not come to rest")
+
+    def _once(self) -> bool:
+        if self.bus:
+            self.deliver()
+        elif self.reads:
+            self.read()
+        elif any(u.job or u.active is ActiveState.DEACTIVATING for u in self.units.values()):
+            for name in self.units:
+                self.progress(name, good=True)
+        elif pending := [k for k in self.watches if k[1] is not Act.WATCH_FLOOR]:
+            before = dict(self.slot.house.lives)
+            for model, act in pending:
+                self.see(model, act, good=True)
+            if before == self.slot.house.lives:
+                self.fire()
+        elif self.timers or self.wake_at is not None:
+            self.fire()
+        else:
+            return False
+        return True
+
+
+def at_rest(world: World) -> None:
+    """The slot is where the last operator wanted it, or says why not."""
+    slot = world.slot
+    assert slot.planner.tx is None, f"still under way: {slot.planner.tx}"
+    assert not world.pending_asks, "somebody still waits for an admission"
+    unfinished = {i for i in world.begun if not world.ended[i]}
+    noops = {i for i in unfinished if i not in {s.id for s in world.history}}
+    assert unfinished == noops
+    wanted, occupant = slot.planner.wanted(), slot.planner.occupant
+    if occupant:
+        assert slot.house.lives[occupant].phase is Phase.SERVING, slot.house.lives[occupant].phase
+    if (occupant or "") != wanted and not slot.planner.held:
+        assert slot.planner.reason is not None or slot.house.busy_others(None), (
+            f"{occupant}, wanted {wanted}: no reason"
+        )
+
+
+__all__ = ["CATALOG", "MODELS", "Act", "World", "at_rest", "replace"]
