@@ -78,10 +78,10 @@ class Demo:
             host.tiny("beta", port=PORTS["beta"], memory=LARGE)
             voice = llama_model("smollm2", port=PORTS["smollm2"], gguf=f"/srv/smollm2/{SMOLLM2}", memory="512MiB")
             host.model("smollm2", voice)
-            missing = llama_model("broken", port=PORTS["broken"], gguf="/srv/models/missing.gguf", memory="64MiB")
+            missing = llama_model("broken", port=PORTS["broken"], gguf="/srv/models/missing.gguf", memory=LARGE)
             host.model("broken", missing)
             host.enable()
-            say(f"alpha and beta declare {LARGE} each and count as large, so never both; broken has no model file")
+            say(f"alpha and beta declare {LARGE} each and count as large, so never both; so does broken, which has no file")
 
     def first_connection(self) -> None:
         host = self.host
