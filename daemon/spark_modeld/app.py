@@ -19,7 +19,7 @@ from spark_modeld.backends.ladder import Ladder
 from spark_modeld.clock import SystemClock
 from spark_modeld.config.load import ConfigDirectory
 from spark_modeld.config.tokens import TokenStore
-from spark_modeld.control.server import Runner, serve
+from spark_modeld.control.server import Kind, Runner, serve
 from spark_modeld.core.errors import SparkError
 from spark_modeld.engine import Engine, Outside
 from spark_modeld.face import Snapshot
@@ -87,7 +87,9 @@ class Daemon:
             marks=Marks(where.runtime),
             clock=clock,
             journal=Journalctl(user=user),
-            source=ConfigDirectory(where.config),
+            source=ConfigDirectory(
+                where.config, passed=[_address(s) for s in (*self._passed.http, *self._passed.gateway)]
+            ),
         )
         self._engine = Engine(outside, boot_id=_boot_id(), new_id=lambda: f"sw-{secrets.token_hex(5)}")
         self._stop = asyncio.Event()
@@ -122,11 +124,11 @@ class Daemon:
         verify = TokenStore(self._where.tokens)
         return await serve(self._engine, self._listeners(), tokens=verify, version=__version__)
 
-    def _listeners(self) -> list[tuple[socket.socket, str]]:
+    def _listeners(self) -> list[tuple[socket.socket, Kind]]:
         """The sockets systemd passed; started by hand, our own."""
-        control, http = self._passed.get("control", []), self._passed.get("http", [])
-        if control or http:
-            return [*((s, "unix") for s in control), *((s, "tcp") for s in http)]
+        passed = self._passed
+        if passed.control or passed.http:
+            return [*((s, "unix") for s in passed.control), *((s, "tcp") for s in passed.http)]
         self._where.runtime.mkdir(mode=0o755, parents=True, exist_ok=True)
         group = None if self._user or os.geteuid() != 0 else OPERATORS_GROUP
         unix = sockets.bind_unix(self._where.control_socket, mode=0o660, group=group)
@@ -169,6 +171,11 @@ def _tell_status(snapshot: Snapshot) -> None:
     if snapshot.switch and snapshot.switch.model != snapshot.slot_model:
         text += f"; switching to {snapshot.switch.model or 'nothing'}: {snapshot.switch.phase}"
     notify.status(text)
+
+
+def _address(sock: socket.socket) -> str:
+    host, port = sock.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _boot_id() -> str:

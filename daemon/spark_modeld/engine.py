@@ -71,6 +71,7 @@ class Engine:
         self._asks: dict[int, asyncio.Future[None]] = {}
         self._waiters: dict[str, list[asyncio.Future[Switch]]] = {}
         self._last_ask = 0
+        self._just_ended: list[Switch] = []
         self._history: tuple[Switch, ...] = ()
         self._warnings: dict[str, Warning] = {}
         self._config_problem: Problem | None = None
@@ -163,6 +164,7 @@ class Engine:
             self._tidy()
             self._tell(before)
             self._publish()
+            self._tell_ended()
 
     async def _run(self, effect: fx.Effect) -> None:
         match effect:
@@ -293,7 +295,7 @@ class Engine:
         if switch.error is not None and switch.error.code in _BLAMED_ON_THE_UNIT:
             self._spawn(self._tail(switch), f"log of {switch.id}")
         else:
-            self._close(switch)
+            self._just_ended.append(switch)
 
     async def _tail(self, switch: Switch) -> None:
         """A failure is told with the unit's last words."""
@@ -307,10 +309,16 @@ class Engine:
 
         def close() -> fx.Effects:
             self._history = tuple(told if s.id == switch.id else s for s in self._history)
-            self._close(told)
+            self._just_ended.append(told)
             return [fx.Save()]
 
         self._post(close)
+
+    def _tell_ended(self) -> None:
+        """Last of all, so that whoever waited finds the snapshot and the disk as they are now."""
+        ended, self._just_ended = self._just_ended, []
+        for switch in ended:
+            self._close(switch)
 
     def _close(self, switch: Switch) -> None:
         detail = f": {switch.error.detail}" if switch.error else ""
@@ -481,8 +489,9 @@ class Engine:
                 waiting.remove(waiter)
 
     def _being_told(self, switch: Switch) -> bool:
-        """Whether the last words of its unit are still being read."""
-        return any(task.get_name() == f"log of {switch.id}" for task in self._tasks)
+        """Whether its end is still to be told: the last words of its unit are being read."""
+        reading = any(task.get_name() == f"log of {switch.id}" for task in self._tasks)
+        return reading or any(ended.id == switch.id for ended in self._just_ended)
 
     def find_switch(self, switch_id: str) -> Switch:
         """See ``Face``."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
-from tests.property.world import GIB, MODELS, World, at_rest
+from property.world import GIB, MODELS, World, at_rest
 
 from spark_modeld.core.lifecycle import Act
 

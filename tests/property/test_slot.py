@@ -2,7 +2,7 @@
 
 import pytest
 from hypothesis import HealthCheck, settings
-from tests.property.machine import SlotMachine
+from property.machine import SlotMachine
 
 pytestmark = pytest.mark.property
 
