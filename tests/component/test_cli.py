@@ -102,14 +102,14 @@ async def test_status_is_one_screen(control: Control, ctl: Ctl) -> None:
 
 async def test_status_shows_the_switch_and_the_last_failure(control: Control, ctl: Ctl) -> None:
     await ctl("switch", "llama", "--no-wait")
-    control.face.finish("s1", Outcome.ROLLED_BACK, Problem(Code.MODEL_FAILED, "it died\x1b[2J"))
+    control.face.finish("s1", Outcome.ROLLED_BACK, Problem(Code.MODEL_FAILED, "it died\x1b[2J\x07"))
     await ctl("switch", "--no-wait", "embed")
     control.face.advance("s2", SwitchPhase.STARTING)
     done = await ctl("status")
     assert "qwen → embed  starting" in done.out
     assert "[s2]" in done.out
     assert "llama-70b rolled-back: it died" in done.out
-    assert "\x1b" not in done.out
+    assert "\x07" not in done.out
 
 
 async def test_status_of_an_empty_slot(control: Control, ctl: Ctl) -> None:
@@ -236,7 +236,7 @@ async def test_switch_empty(control: Control, ctl: Ctl) -> None:
     [
         (
             Outcome.ROLLED_BACK,
-            Problem(Code.MODEL_FAILED, "it died", {"unit": "u.service", "log": ("boom\x1b[2J", "bye")}),
+            Problem(Code.MODEL_FAILED, "it died", {"unit": "u.service", "log": ("boom\x1b[2J\x07", "bye")}),
             1,
             ["it died", "| boom", "| bye", "qwen was started again", "journalctl -u u.service"],
         ),
@@ -265,7 +265,7 @@ async def test_switch_that_fails(
         done = await finished(process)
         assert done.code == code
         assert all(text in done.err for text in says), done.err
-        assert "\x1b" not in done.err
+        assert "\x07" not in done.err
         if args:
             assert done.json["switch"]["outcome"] == str(outcome)
 

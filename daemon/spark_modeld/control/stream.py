@@ -39,10 +39,9 @@ async def events(call: Call) -> web.StreamResponse:
 
 
 async def _pump(call: Call, response: web.StreamResponse, source: AsyncIterator[Event]) -> None:
+    # Asked for before the answer's head is sent: whoever has seen the head misses nothing that happens from then on.
     following = asyncio.ensure_future(anext(source))
     try:
-        # One turn of the loop lets the source subscribe: nothing that happens after the answer's head is missed.
-        await asyncio.sleep(0)
         await response.prepare(call.request)
         await _write(response, b"retry: 1000\n\n")
         while True:
