@@ -121,8 +121,14 @@ class Daemon:
         log.info("spark-modeld ends; models are left as they are")
 
     async def _serve(self) -> Runner:
-        verify = TokenStore(self._where.tokens)
-        return await serve(self._engine, self._listeners(), tokens=verify, version=__version__)
+        return await serve(
+            self._engine,
+            self._listeners(),
+            tokens=TokenStore(self._where.tokens),
+            version=__version__,
+            # A user's own systemd runs the gates as that user.
+            gate_uid=os.getuid() if self._user else 0,
+        )
 
     def _listeners(self) -> list[tuple[socket.socket, Kind]]:
         """The sockets systemd passed; started by hand, our own."""

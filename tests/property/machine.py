@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
-from property.world import GIB, MODELS, World, at_rest
 
+from property.world import GIB, MODELS, World, at_rest
 from spark_modeld.core.lifecycle import Act
 
 SLOT_MODELS = st.sampled_from(["alpha", "beta", "gamma", "delta"])
@@ -41,7 +41,7 @@ class SlotMachine(RuleBasedStateMachine):
     @rule(model=ANY_MODEL, give=st.booleans())
     def lease(self, model: str, give: bool) -> None:
         if give:
-            self.world.lease(model)
+            self.world.lease()
         else:
             self.world.release(model)
 

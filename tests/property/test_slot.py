@@ -2,6 +2,7 @@
 
 import pytest
 from hypothesis import HealthCheck, settings
+
 from property.machine import SlotMachine
 
 pytestmark = pytest.mark.property

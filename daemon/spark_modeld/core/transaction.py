@@ -108,4 +108,5 @@ class Attempts:
         """The first failure is tried again at once, each further one waits twice as long."""
         if self.failures <= 1:
             return 0.0
-        return float(min(_BACKOFF_SECONDS * 2 ** (self.failures - 2), _BACKOFF_CAP_SECONDS))
+        doublings = min(self.failures - 2, 10)
+        return float(min(_BACKOFF_SECONDS * 2**doublings, _BACKOFF_CAP_SECONDS))

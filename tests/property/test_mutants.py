@@ -1,0 +1,119 @@
+"""The invariants can fail: each mutant breaks one of them, and the state machine must notice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from property.machine import SlotMachine
+from spark_modeld.core.effects import Ended, Verdict
+from spark_modeld.core.house import House
+from spark_modeld.core.lifecycle import BUS_LOST
+from spark_modeld.core.planner import Planner
+from spark_modeld.core.slot import Slot
+from spark_modeld.units import Units
+
+pytestmark = pytest.mark.property
+
+EFFORT = settings(
+    max_examples=600,
+    stateful_step_count=50,
+    deadline=None,
+    database=None,
+    derandomize=True,
+    phases=[Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+
+
+def everything_fits(original: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *_, **__: None
+
+
+def nothing_is_large(original: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *_: False
+
+
+def stops_count_when_asked_for(original: Callable[..., Any]) -> Callable[..., Any]:
+    def busy_others(house: House, model: str | None) -> list[str]:
+        return [m for m in original(house, model) if house.lives[m].phase.value != "stopping"]
+
+    return busy_others
+
+
+def ends_twice(original: Callable[..., Any]) -> Callable[..., Any]:
+    def finish(planner: Planner, *args: Any) -> None:
+        original(planner, *args)
+        planner.house.effects += [e for e in planner.house.effects if isinstance(e, Ended)]
+
+    return finish
+
+
+def leases_do_not_count(original: Callable[..., Any]) -> Callable[..., Any]:
+    def drain(house: House, now: Any) -> bool:
+        leases, house.leases = house.leases, {}
+        try:
+            return bool(original(house, now))
+        finally:
+            house.leases = leases
+
+    return drain
+
+
+def the_switch_is_not_on_record(original: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *args: replace(original(*args), switch=None)
+
+
+def desired_is_not_on_record(original: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *args: replace(original(*args), desired=None)
+
+
+def a_crash_is_not_noticed(original: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *_: False
+
+
+def the_gate_is_open(original: Callable[..., Any]) -> Callable[..., Any]:
+    def start_beside(slot: Slot, name: str, ask: int, now: Any, **kwargs: Any) -> Any:
+        if kwargs["foreign"]:
+            return [Verdict(ask, None)]
+        return original(slot, name, ask, now, **kwargs)
+
+    return start_beside
+
+
+def lives_outlast_the_bus(original: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda house, model, event, now: None if event is BUS_LOST else original(house, model, event, now)
+
+
+def jobs_are_not_told_apart(original: Callable[..., Any]) -> Callable[..., Any]:
+    def job_removed(units: Units, report: Any, now: Any) -> Any:
+        return []
+
+    return job_removed
+
+
+MUTANTS = [
+    (House, "admit", everything_fits),
+    (House, "large", nothing_is_large),
+    (House, "busy_others", stops_count_when_asked_for),
+    (House, "drain", leases_do_not_count),
+    (Planner, "finish", ends_twice),
+    (Planner, "_watch_occupant", a_crash_is_not_noticed),
+    (Slot, "record", the_switch_is_not_on_record),
+    (Slot, "record", desired_is_not_on_record),
+    (Slot, "start_beside", the_gate_is_open),
+    (House, "step", lives_outlast_the_bus),
+    (Units, "_job_removed", jobs_are_not_told_apart),
+]
+
+
+@pytest.mark.parametrize(("where", "name", "mutant"), MUTANTS, ids=[m.__name__ for _, _, m in MUTANTS])
+def test_mutant_is_killed(monkeypatch: pytest.MonkeyPatch, where: type, name: str, mutant: Callable[..., Any]) -> None:
+    monkeypatch.setattr(where, name, mutant(getattr(where, name)))
+    with pytest.raises(AssertionError):
+        run_state_machine_as_test(SlotMachine, settings=EFFORT)
