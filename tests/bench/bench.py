@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import time
@@ -195,6 +196,10 @@ def main() -> None:
             *measure_start(bench, options.restarts),
         ]
     print(table(figures))
+    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+    print(
+        f"{os.cpu_count()} cores; load average at the end (1, 5, 15 min): {load}. Other work here spoils these figures."
+    )
 
 
 if __name__ == "__main__":

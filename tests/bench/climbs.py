@@ -59,4 +59,6 @@ async def climbed(port: int) -> None:
     """The ladder, to its top."""
     url = f"http://127.0.0.1:{port}"
     model = Model(id=NAME, engine=EngineKind.LLAMA_SERVER, url=url, run=Launch(()), served_model_name=NAME)
-    assert await Ladder(lambda path: "").climb(model, lambda _: None) == LadderPassed()
+    outcome = await Ladder(lambda path: "").climb(model, lambda _: None)
+    if outcome != LadderPassed():
+        raise SystemExit(f"the ladder was not climbed: {outcome}")

@@ -105,7 +105,10 @@ class Probe:
                 except OSError as error:
                     failure = error
                 else:
-                    return
+                    if sock.getsockname() != sock.getpeername():
+                        return
+                    # Nobody listens: an ephemeral port was given to us as our own source, and we met ourselves.
+                    failure = ConnectionRefusedError()
         raise failure
 
     async def get(self, path: str, seconds: float) -> Answer:
