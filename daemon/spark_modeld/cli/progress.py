@@ -89,6 +89,9 @@ def follow(
     client: Client, stream: Stream, switch: dict[str, Any], progress: Progress, seconds: float | None
 ) -> dict[str, Any]:
     """The switch when it has ended, or as it is after so many seconds."""
+    if switch["outcome"] is not None:  # nothing to do, so nothing on record
+        stream.close()
+        return switch
     path = f"/api/switches/{switch['id']}"
     deadline = None if seconds is None else time.monotonic() + seconds
     try:

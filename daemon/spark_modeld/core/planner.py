@@ -266,7 +266,7 @@ class Planner:
         """The target did not come up: the way back, unless the old model never left."""
         assert tx.target is not None
         self.house.tries(tx.target).fail(now)
-        named = replace(problem, extra={"model": tx.target, "unit": self.house.models[tx.target].unit, **problem.extra})
+        named = _named(problem, tx.target, self.house.models[tx.target].unit)
         tx.error = tx.error or named
         standing = self.standing()
         if tx.overlap and standing and standing != tx.target and self.house.lives[standing].phase is Phase.SERVING:
@@ -311,7 +311,8 @@ class Planner:
             self.reason = Problem(Code.MODEL_FAILED, detail)
         elif life is not None:
             self.house.tries(model).fail(now)
-            self.reason = life.problem or Problem(Code.MODEL_FAILED, f"{model} went down.")
+            went_down = life.problem or Problem(Code.MODEL_FAILED, f"{model} went down.")
+            self.reason = _named(went_down, model, self.house.models[model].unit)
         self.house.effects.append(Save())
         return True
 
@@ -391,6 +392,11 @@ class Planner:
             target = self.house.lives[self.tx.target].phase if self.tx.target else None
             leaving = {self.house.lives[m].phase for m in self.house.busy_others(self.tx.target)}
             self.tx.show(target, leaving, now)
+
+
+def _named(problem: Problem, model: str, unit: str) -> Problem:
+    detail = problem.detail if problem.detail.startswith(f"{model} ") else f"{model}: {problem.detail}"
+    return replace(problem, detail=detail, extra={"model": model, "unit": unit, **problem.extra})
 
 
 def _slot_taken(target: str, holder: str) -> Problem:
