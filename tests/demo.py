@@ -81,7 +81,9 @@ class Demo:
             missing = llama_model("broken", port=PORTS["broken"], gguf="/srv/models/missing.gguf", memory=LARGE)
             host.model("broken", missing)
             host.enable()
-            say(f"alpha and beta declare {LARGE} each and count as large, so never both; so does broken, which has no file")
+            say(
+                f"alpha and beta declare {LARGE} each and count as large, so never both; so does broken, without a file"
+            )
 
     def first_connection(self) -> None:
         host = self.host
