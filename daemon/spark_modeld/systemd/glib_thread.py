@@ -118,7 +118,8 @@ class Link:
         self._thread = thread
         self._connection = connection
         self._timeout_ms = round(min(timeout, _MAX_REPLY_SECONDS) * 1000)
-        self._closed_handler: int | None = None
+        self._closed: Callable[[str], None] | None = None
+        self._undo: set[Cancel] = set()
 
     @staticmethod
     def open(
@@ -160,9 +161,16 @@ class Link:
         """Calls ``closed`` with the reason when the other side, or the socket, is gone."""
 
         def handler(_connection: object, _vanished: bool, error: Any) -> None:
-            closed(_bus_error(error).message if error else "the connection was closed")
+            self._tell_closed(_bus_error(error).message if error else "the connection was closed")
 
-        self._closed_handler = self._connection.connect("closed", guarded(handler))
+        self._closed = closed
+        handler_id = self._connection.connect("closed", guarded(handler))
+        self._undo.add(lambda: self._connection.disconnect(handler_id))
+
+    def _tell_closed(self, reason: str) -> None:
+        closed, self._closed = self._closed, None
+        if closed is not None:
+            closed(reason)
 
     def call(self, call: Call, done: Done) -> None:
         """Sends the call without waiting; ``done`` gets the reply's values."""
@@ -187,7 +195,11 @@ class Link:
             try:
                 reply = connection.call_finish(result)
             except GLib.Error as error:
-                done(_bus_error(error))
+                failure = _bus_error(error)
+                if failure.name is None and connection.is_closed():
+                    # The loss is told before what it did to the calls under way.
+                    self._tell_closed(failure.message)
+                done(failure)
                 return
             done(unpack(reply))
 
@@ -225,14 +237,20 @@ class Link:
 
         bus: pydbus.bus.Bus = self._connection.pydbus
         subscription = bus.subscribe(sender, interface, signal, path, arg0, 0, guarded(on_signal))
-        cancel: Cancel = subscription.unsubscribe
+
+        def cancel() -> None:
+            self._undo.discard(cancel)
+            subscription.unsubscribe()  # may be called twice
+
+        self._undo.add(cancel)
         return cancel
 
     def close(self, closed: Callable[[], None] | None = None) -> None:
         """Closes the connection; ``on_closed`` is not called. ``closed`` is, after a second at the latest."""
-        if self._closed_handler is not None:
-            self._connection.disconnect(self._closed_handler)
-            self._closed_handler = None
+        self._closed = None
+        # What GLib holds of our callbacks is freed by its loop, which must still run then.
+        while self._undo:
+            self._undo.pop()()
         cancellable = Gio.Cancellable.new()
         overdue = self._thread.later(1.0, cancellable.cancel)
 

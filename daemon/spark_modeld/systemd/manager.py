@@ -21,7 +21,7 @@ _NOT_CONNECTED = BusError(None, "not connected to systemd")
 
 
 class Manager:
-    """The Systemd port. Of use for one ``connect`` and one ``close``.
+    """The Systemd port. Of use for one ``connect`` and one ``close``; what is asked before or after does nothing.
 
     ``user`` means the calling user's systemd; ``address`` is a D-Bus address to use instead of either well-known
     bus. ``timeout`` holds for connecting and for every call, in seconds; ``reconnect_delays`` for the attempts
@@ -55,7 +55,7 @@ class Manager:
 
     def watch(self, units: frozenset[str]) -> None:
         """Replaces the set of units watched; reports UnitChanged once for each that is new."""
-        self._thread.post(self._connector.watch, units)
+        self._in_thread(self._connector.watch, units)
 
     def look(self, unit: str) -> None:
         """Reads a watched unit again and reports UnitChanged; while the bus is lost, BusConnected will tell."""
@@ -64,7 +64,7 @@ class Manager:
             if self._connector.session is not None:
                 self._connector.session.look(unit)
 
-        self._thread.post(run)
+        self._in_thread(run)
 
     def start(self, unit: str, token: int) -> None:
         """ResetFailedUnit (a unit that is not loaded is no error), then StartUnit ``replace``."""
@@ -117,6 +117,11 @@ class Manager:
         self._thread.join()
         self._loop = None
 
+    def _in_thread(self, work: Callable[..., None], *args: object) -> None:
+        """Outside connect and close there is no thread, and work that it never takes would keep it in memory."""
+        if self._sink is not None:
+            self._thread.post(work, *args)
+
     def _command(self, token: int, work: Callable[[Session], None]) -> None:
         def run() -> None:
             session = self._connector.session
@@ -125,7 +130,7 @@ class Manager:
             else:
                 work(session)
 
-        self._thread.post(run)
+        self._in_thread(run)
 
     async def _ask(self, work: Callable[[Session, Done], None]) -> Reply:
         if self._sink is None:

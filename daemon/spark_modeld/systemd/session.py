@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 import structlog
@@ -53,6 +54,8 @@ class Session:
         self._subscriptions: list[Cancel] = []
         self._owed: dict[object, Done] = {}
         self._held: list[BusReport] = []
+        self._asked: Counter[str] = Counter()
+        self._early: list[JobRemoved] = []
         self._subscribed = False
         self._ended = False
         self.connected = False
@@ -154,11 +157,14 @@ class Session:
 
     def _job(self, member: str, unit: str, token: int) -> None:
         def done(reply: Reply) -> None:
+            self._asked[unit] -= 1
             if isinstance(reply, BusError):
                 self._call_failed(token, reply)
             else:
                 self._report(JobQueued(token, str(reply[0])))
+            self._release()
 
+        self._asked[unit] += 1
         self.ask(member, "(ss)", (unit, "replace"), done)
 
     def _call_failed(self, token: int, error: BusError) -> None:
@@ -190,7 +196,17 @@ class Session:
 
     def _job_removed(self, _id: int, job: str, unit: str, result: str) -> None:
         for name in self._watch.names(unit) or [unit]:
-            self._tell(JobRemoved(job, name, result))
+            self._early.append(JobRemoved(job, name, result))
+        self._release()
+
+    def _release(self) -> None:
+        """Tells the job ends, but none of a unit that a call is under way for: it could be that call's own job."""
+        early, self._early = self._early, []
+        for removed in early:
+            if self._asked[removed.unit] > 0:
+                self._early.append(removed)
+            else:
+                self._tell(removed)
 
     def _reloading(self, active: bool) -> None:
         if not active:
