@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import re
+import signal
 from asyncio.subprocess import DEVNULL, PIPE, Process
 
 from spark_modeld.core.redact import redact
@@ -46,14 +48,16 @@ class Journalctl:
             while len(output) < OUTPUT_LIMIT and (piece := await process.stdout.read(1 << 16)):
                 output += piece
         finally:
-            await asyncio.shield(_end(process))
+            await asyncio.shield(_end(process, finished=process.stdout.at_eof()))
         return bytes(output)
 
 
-async def _end(process: Process) -> None:
+async def _end(process: Process, *, finished: bool) -> None:
     """The process is gone when this returns; its pipe is drained so that the transport closes."""
-    with contextlib.suppress(ProcessLookupError):
-        process.kill()
+    if not finished and process.returncode is None:
+        # Not process.kill(): it polls first, and so takes the exit status from under asyncio's own wait.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL)
     await process.communicate()
 
 
