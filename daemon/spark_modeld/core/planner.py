@@ -66,15 +66,18 @@ class Planner:
         )
 
     def begin(self, tx: Transaction) -> None:
-        """Makes this the transaction under way. What needs no admission is on record at once."""
+        """Makes this the transaction under way. It is on record before anything comes of it."""
         self.tx = tx
         self.reason = None
         if tx.target is not None and self.house.lives[tx.target].idle:
             tx.stage = Stage.ADMIT
             tx.token = self.house.read()
-            return
-        tx.stage = Stage.CLEAR
-        self.house.effects.append(Save())
+        else:
+            tx.stage = Stage.CLEAR
+        if not tx.beside:
+            # Also while it waits for its reading: whoever was told the switch's id may ask for it after a kill -9.
+            # A start beside is no promise: gone on with, it would stop what it may not.
+            self.house.effects.append(Save())
 
     def finish(self, tx: Transaction, outcome: Outcome, now: Instant) -> None:
         """Ends the transaction."""
@@ -156,7 +159,8 @@ class Planner:
             self._refused(tx, refusal, now)
             return
         tx.stage = Stage.RAISE if tx.overlap or not others else Stage.CLEAR
-        self.house.effects.append(Save())
+        if tx.beside:
+            self.house.effects.append(Save())
         if tx.foreign:
             tx.raised = True
             self.house.step(target, life_of.GATE_PASSED, now)
@@ -289,6 +293,7 @@ class Planner:
         if tx.ending is not Outcome.CANCELLED:
             tx.ending = Outcome.FAILED
         tx.target, tx.stage = None, Stage.CLEAR
+        self.house.effects.append(Save())
 
     def _way_back(self, switch: Switch) -> list[str]:
         wanted = self.wanted()
@@ -357,7 +362,13 @@ class Planner:
     def adopt(self, resume: Switch | None, now: Instant) -> None:
         """What is alive is the occupant, and a recorded switch goes on where it was."""
         up = self.house.others(None)
-        if resume is not None and (resume.model is None or resume.model in self.house.models):
+        if resume is not None and resume.model is not None and resume.model not in self.house.models:
+            detail = f"{resume.model} left the catalog while the switch to it was under way."
+            error = Problem(Code.UNKNOWN_MODEL, detail, {"model": resume.model})
+            ended = replace(resume, finished_at=now, outcome=Outcome.FAILED, error=error, rollback=None)
+            self.house.effects += [Ended(ended), Save()]
+            resume = None
+        if resume is not None:
             self._resume(resume, up, now)
         elif self.tx is not None:
             if self.tx.stage is Stage.ADMIT:
@@ -366,13 +377,13 @@ class Planner:
             self.occupant = self.wanted() if self.wanted() in up else up[0]
 
     def _resume(self, switch: Switch, up: list[str], now: Instant) -> None:
-        rolled = switch.rollback is not None
-        target = switch.rollback.model if switch.rollback else switch.model
+        rolled = switch.error is not None  # on its way back, to nothing where it names no model
+        target = switch.model if not rolled else switch.rollback.model if switch.rollback else None
         tx = Transaction(
             replace(switch, phase_since=now.mono),
             target=target if target in self.house.models else None,
             rolled=rolled,
-            ending=Outcome.ROLLED_BACK if rolled else None,
+            ending=_ending(switch),
             error=switch.error,
         )
         self.occupant = next((m for m in (switch.from_model, *up) if m in up and m != target), None)
@@ -397,6 +408,15 @@ class Planner:
 def _named(problem: Problem, model: str, unit: str) -> Problem:
     detail = problem.detail if problem.detail.startswith(f"{model} ") else f"{model}: {problem.detail}"
     return replace(problem, detail=detail, extra={"model": model, "unit": unit, **problem.extra})
+
+
+def _ending(recorded: Switch) -> Outcome | None:
+    """The outcome that a recorded switch's way back was to end in, None for one that was on its way out."""
+    if recorded.error is None:
+        return None
+    if recorded.error.code is Code.CANCELLED:
+        return Outcome.CANCELLED
+    return Outcome.ROLLED_BACK if recorded.rollback else Outcome.FAILED
 
 
 def _slot_taken(target: str, holder: str) -> Problem:
