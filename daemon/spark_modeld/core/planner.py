@@ -390,6 +390,14 @@ class Planner:
         self.begin(tx)
         if target in up and self.occupant:
             tx.overlap, tx.stage = True, Stage.RAISE
+        elif rolled or (switch.from_model and self._left(switch.from_model)):
+            # It was admitted, and what it counted on may come back late: not to be asked for at once a second time.
+            tx.stage = Stage.CLEAR
+
+    def _left(self, model: str) -> bool:
+        """Whether this model is on its way out, or gone."""
+        life = self.house.lives.get(model)
+        return life is None or life.phase not in _RISING
 
     def connection_lost(self) -> None:
         """Whether the start under way ever reached systemd is unknown: what is seen later decides."""
