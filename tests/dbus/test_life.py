@@ -186,5 +186,15 @@ async def test_close_leaves_nothing(bus: Bus, seen: Recorder, when: str) -> None
     assert len(seen.reports) == told * 6
 
 
+@pytest.mark.parametrize(("user", "variable"), [(True, "DBUS_SESSION_BUS_ADDRESS"), (False, "DBUS_SYSTEM_BUS_ADDRESS")])
+async def test_which_bus(bus: Bus, seen: Recorder, monkeypatch: pytest.MonkeyPatch, user: bool, variable: str) -> None:
+    for name in ("DBUS_SESSION_BUS_ADDRESS", "DBUS_SYSTEM_BUS_ADDRESS"):
+        monkeypatch.setenv(name, bus.address if name == variable else "unix:path=/nowhere")
+    manager = Manager(user=user)
+    await manager.connect(seen, frozenset({UNIT}))
+    assert [type(report) for report in seen.reports] == [BusConnected]
+    await manager.close()
+
+
 async def test_close_without_connect(bare_bus: Bus) -> None:
     await Manager(address=bare_bus.address).close()

@@ -6,7 +6,7 @@ import pytest
 from tests.support.bus import Bus, Recorder
 
 from spark_modeld.core.model import ActiveState, UnitStatus
-from spark_modeld.ports import BusConnected, HostStopping, JobRemoved, UnitChanged
+from spark_modeld.ports import BusConnected, CallDone, HostStopping, JobRemoved, UnitChanged
 from spark_modeld.systemd.manager import Manager
 
 pytestmark = pytest.mark.dbus
@@ -139,6 +139,12 @@ async def test_the_host_goes_down(bus: Bus, manager: Manager, seen: Recorder, ta
     await seen.until(HostStopping)
     calls = [call for call in await bus.do("calls") if call[0] == "GetAll"]
     assert len(calls) == 2  # one at connect, one for the target
+    await bus.do("job_new", unit="final.target")
+    await bus.do("job_removed", unit="some.service")
+    await bus.called("GetAll")
+    manager.kill(UNIT, 1)
+    await seen.until(CallDone)
+    assert len(seen.of(HostStopping)) == 1
 
 
 async def test_the_host_is_going_down_already(bus: Bus, manager: Manager, seen: Recorder) -> None:

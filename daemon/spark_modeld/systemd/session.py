@@ -58,6 +58,7 @@ class Session:
         self._early: list[JobRemoved] = []
         self._subscribed = False
         self._ended = False
+        self._stopping = False
         self.connected = False
 
     def begin(self, units: frozenset[str]) -> None:
@@ -185,7 +186,9 @@ class Session:
         """SystemState has no change signal: it is read when there is reason to think that it changed."""
 
         def read(reply: Reply) -> None:
-            if not isinstance(reply, BusError) and reply[0].get("SystemState") == "stopping":
+            stopping = not isinstance(reply, BusError) and reply[0].get("SystemState") == "stopping"
+            if stopping and not self._stopping:
+                self._stopping = True
                 self._report(HostStopping())
 
         self.get_all(MANAGER_PATH, ("SystemState",), read)
