@@ -31,6 +31,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     style.add_argument("--vllm-style", action="store_true", help="refuses connections while loading (the default)")
     style.add_argument("--503-while-loading", dest="busy", action="store_true", help="listens at once, health is 503")
     style.add_argument("--health-early", action="store_true", help="health is 200 at once, the rest 503 while loading")
+    parser.add_argument("--hold-load", metavar="FILE", help="goes on loading for as long as this file exists")
+    parser.add_argument("--hold-stop", metavar="FILE", help="does not end after SIGTERM while this file exists")
     parser.add_argument("--never-ready", action="store_true")
     parser.add_argument("--die-after-seconds", type=float, help="exits while loading, with --exit-code")
     parser.add_argument("--exit-code", type=int, default=1)
@@ -94,6 +96,7 @@ class Engine:
             say(f"{self.options.name}: SIGTERM ignored")
         say(f"{self.options.name}: stopping")
         time.sleep(self.options.stop_seconds)
+        await_removal(self.options.hold_stop)
         os._exit(0)
 
     def _load(self) -> None:
@@ -106,6 +109,7 @@ class Engine:
             self._eat(options.eat_memory * step // steps - options.eat_memory * (step - 1) // steps)
             share = (dies if dies is not None else min(ends, 3600.0)) * step / steps
             time.sleep(max(0.0, began + share - time.monotonic()))
+        await_removal(options.hold_load)
         if dies is not None:
             say(f"{options.name}: error: out of luck while loading")
             os._exit(options.exit_code)
@@ -196,6 +200,11 @@ def fork_survivor() -> None:
         return
     while True:
         time.sleep(3600)
+
+
+def await_removal(path: str | None) -> None:
+    while path and os.path.exists(path):
+        time.sleep(0.01)
 
 
 def listen(host: str, port: int) -> socket.socket:
