@@ -69,7 +69,9 @@ class Planner:
         """Makes this the transaction under way. It is on record before anything comes of it."""
         self.tx = tx
         self.reason = None
-        if tx.target is not None and self.house.lives[tx.target].idle:
+        life = self.house.lives[tx.target] if tx.target is not None else None
+        # Unknown: a model that has just come into the catalog, and that systemd has not shown yet.
+        if life is not None and (life.idle or life.phase is Phase.UNKNOWN):
             tx.stage = Stage.ADMIT
             tx.token = self.house.read()
         else:
@@ -345,6 +347,7 @@ class Planner:
         candidates = (wanted, self.house.catalog.settings.slot.default)
         model = next((m for m in candidates if m in self.house.models and not self.house.exhausted(m)), None)
         if model is None:
+            self._give_up(wanted)
             return False
         ready_at = self.house.tries(model).not_before
         if ready_at > now.mono:
@@ -356,6 +359,14 @@ class Planner:
         )
         self.reason = reason
         return True
+
+    def _give_up(self, model: str) -> None:
+        """Says that this model is not tried any more, and what went wrong last."""
+        if model not in self.house.models or (self.reason and self.reason.extra.get("given_up") == model):
+            return
+        failures, last = self.house.tries(model).failures, f" {self.reason.detail}" if self.reason else ""
+        detail = f"{model} failed {failures} times in a row and is not started again by itself; switch to it.{last}"
+        self.reason = Problem(Code.MODEL_FAILED, detail, {"given_up": model})
 
     # After (re)connecting.
 

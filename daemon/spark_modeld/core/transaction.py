@@ -82,6 +82,8 @@ class Transaction:
             return SwitchPhase.ADMITTING
         if self.stage is Stage.CLEAR:
             return SwitchPhase.DRAINING if Phase.DRAINING in leaving else SwitchPhase.STOPPING
+        if self.overlap and target is Phase.RECLAIMING:
+            return SwitchPhase.ADMITTING  # nothing was stopped, so nothing has to come back: it is the second look
         return _RAISING.get(target, self.switch.phase) if target else self.switch.phase
 
 
