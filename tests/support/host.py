@@ -64,7 +64,7 @@ class Host:
         self._state = STATES / self.name
         cgroup2 = _cgroup2()
         assert cgroup2 is not None
-        self._cgroup = cgroup2 / self.name
+        self.cgroup = cgroup2 / self.name
         self._launcher: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -84,11 +84,11 @@ class Host:
         (self._state / "root").mkdir(parents=True)
         (self._state / "rw").mkdir()
         # Its own cgroup, entered before the cgroup namespace is made: two PID 1 must not share a tree.
-        self._cgroup.mkdir()
+        self.cgroup.mkdir()
         enter = 'echo $$ >"$1/cgroup.procs"; shift; exec "$@"'
         pairs = [word for target, source in self._binds.items() for word in (str(source), target)]
         command = [
-            *("setpriv", "--pdeathsig", "KILL", "bash", "-c", enter, "_", str(self._cgroup)),
+            *("setpriv", "--pdeathsig", "KILL", "bash", "-c", enter, "_", str(self.cgroup)),
             *("unshare", "-m", "-p", "-f", "-C", "-u", "-i", *([] if self._share_net else ["-n"])),
             *("--kill-child", "--mount-proc", str(INIT), str(self._state)),
             *("shared" if self._share_net else "private", *pairs),
@@ -168,6 +168,11 @@ class Host:
                     return pid
         raise TimeoutError(f"{unit} does not run {name}:\n{self.journal('-u', unit)}")
 
+    def await_end(self) -> None:
+        """Returns when the host has gone down by itself. TimeoutExpired after two minutes."""
+        assert self._launcher is not None
+        self._launcher.wait(120)
+
     def stop(self) -> None:
         """Ends every process inside; its mounts go with it."""
         if self._launcher is not None:
@@ -179,7 +184,7 @@ class Host:
                 self._launcher.kill()
                 self._launcher.wait()
             self._launcher = None
-        _remove(self._state, self._cgroup)
+        _remove(self._state, self.cgroup)
 
 
 def _remove(state: Path, cgroup: Path) -> None:
