@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
@@ -19,10 +20,10 @@ _FIELD_LIMIT = 16 * 1024
 def set_up(level: str) -> None:
     """Sends every line from ``level`` up to the journal when stderr is the journal, else to stderr."""
     threshold = logging.getLevelNamesMapping()[level.upper()]
-    processors: list[Any] = [structlog.processors.add_log_level, structlog.processors.format_exc_info]
+    processors: list[Any] = [structlog.processors.add_log_level]
     factory: Any
     if _stderr_is_journal():
-        processors.append(_as_fields)
+        processors += [structlog.processors.format_exc_info, _as_fields]
         factory = _Journal
     else:
         stamp = structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False)
@@ -52,7 +53,7 @@ def _as_fields(_logger: object, _name: str, event: MutableMapping[str, Any]) -> 
     priority = _PRIORITY.get(str(event.pop("level", "info")), 6)
     trace = event.pop("exception", None)
     fields = {"MESSAGE": f"{message}\n{trace}" if trace else message, "PRIORITY": str(priority)}
-    fields |= {key.upper(): str(value) for key, value in event.items() if value not in {None, ""}}
+    fields |= {key.upper(): text for key, value in event.items() if value is not None and (text := str(value))}
     fields["SYSLOG_IDENTIFIER"] = "spark-modeld"
     return (b"".join(_field(key, value) for key, value in fields.items()),), {}
 
@@ -62,6 +63,14 @@ def _field(key: str, value: str) -> bytes:
     if b"\n" not in raw:
         return key.encode() + b"=" + raw + b"\n"
     return key.encode() + b"\n" + len(raw).to_bytes(8, "little") + raw + b"\n"
+
+
+def _message(datagram: bytes) -> bytes:
+    """What ``_as_fields`` put first, the message, with a newline at its end."""
+    if datagram.startswith(b"MESSAGE="):
+        return datagram.removeprefix(b"MESSAGE=").split(b"\n", 1)[0] + b"\n"
+    start = len(b"MESSAGE\n") + 8
+    return datagram[start : start + int.from_bytes(datagram[start - 8 : start], "little")] + b"\n"
 
 
 class _Journal:
@@ -80,6 +89,7 @@ class _Journal:
             _Journal._socket.sendto(datagram, _JOURNAL)
         except OSError:
             # The journal is gone or full: stderr is its stream socket, which it reads when it is back.
-            os.write(2, datagram.split(b"\n", 1)[0].removeprefix(b"MESSAGE=") + b"\n")
+            with contextlib.suppress(OSError):
+                os.write(2, _message(datagram))
 
     debug = info = warning = error = exception = critical = msg = _send
