@@ -55,8 +55,10 @@ class Units:
         match report:
             case ports.JobQueued(token, job):
                 self._own_jobs.add(job)
-                model, epoch = self._calls.pop(token)
-                return self._slot.unit_event(model, life_of.JobQueued(epoch, job), now)
+                called = self._calls.pop(token, None)
+                if called is None:  # an answer from before the bus was lost
+                    return []
+                return self._slot.unit_event(called[0], life_of.JobQueued(called[1], job), now)
             case ports.CallDone(token):
                 self._calls.pop(token, None)
                 self._kills.discard(token)
@@ -75,6 +77,8 @@ class Units:
             case ports.BusLost():
                 self._calls.clear()
                 self._own_jobs.clear()
+                self._kills.clear()
+                self._touched.clear()
                 return self._slot.bus_lost(now)
             case ports.HostStopping():
                 return self._slot.shut_down(now)
