@@ -138,6 +138,7 @@ class Events:
         self._next = first_id
         self._remembered: deque[Event] = deque(maxlen=_REMEMBERED)
         self._subscribers: set[asyncio.Queue[Event | None]] = set()
+        self._closed = False
 
     def emit(self, kind: str, data: Mapping[str, Any]) -> None:
         """Hands an event to every reader."""
@@ -145,19 +146,21 @@ class Events:
         self._next += 1
         self._remembered.append(event)
         for queue in tuple(self._subscribers):
-            try:
+            if queue.qsize() < _SUBSCRIBER_QUEUE:
                 queue.put_nowait(event)
-            except asyncio.QueueFull:
+            else:
                 # It can come back with Last-Event-ID; waiting for it would hold everybody up.
                 self._subscribers.discard(queue)
-                queue.get_nowait()
                 queue.put_nowait(None)
 
     async def follow(self, last_id: int | None) -> AsyncIterator[Event]:
         """Remembered events after ``last_id``, then new ones, until ``close`` or until it falls behind."""
-        queue: asyncio.Queue[Event | None] = asyncio.Queue(_SUBSCRIBER_QUEUE)
+        queue: asyncio.Queue[Event | None] = asyncio.Queue()
         missed = [e for e in self._remembered if last_id is not None and e.id > last_id]
-        self._subscribers.add(queue)
+        if self._closed:
+            queue.put_nowait(None)
+        else:
+            self._subscribers.add(queue)
         try:
             for event in missed:
                 yield event
@@ -167,10 +170,9 @@ class Events:
             self._subscribers.discard(queue)
 
     def close(self) -> None:
-        """Ends every reader's stream."""
+        """Ends every reader's stream, also of those who come later."""
+        self._closed = True
         for queue in self._subscribers:
-            if queue.full():
-                queue.get_nowait()
             queue.put_nowait(None)
         self._subscribers.clear()
 
