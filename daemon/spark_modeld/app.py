@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import os
 import secrets
 import signal
@@ -38,7 +37,7 @@ _EXTEND_USEC = 30_000_000
 
 
 def main(argv: list[str] | None = None) -> int:
-    """``spark-modeld``: runs until SIGTERM. Exit status 0, or 1 with one line that says what is wrong."""
+    """``spark-modeld``: runs until SIGTERM. Exit status 0, or 1 with a line that says what is wrong."""
     parser = argparse.ArgumentParser(
         prog="spark-modeld", description="Owns the model-serving slot of this machine and switches models."
     )
@@ -49,11 +48,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         where = paths.find(user=options.user, config=options.config)
         logs.set_up(_log_level(where))
-        asyncio.run(Daemon(where, user=options.user).run())
-    except (OSError, ValueError) as error:
+        return asyncio.run(Daemon(where, user=options.user).run())
+    except (OSError, ValueError, SparkError) as error:
         print(f"spark-modeld: {error}", file=sys.stderr)
         return 1
-    return 0
 
 
 def _log_level(where: paths.Paths) -> str:
@@ -95,8 +93,8 @@ class Daemon:
         self._stop = asyncio.Event()
         self._reloads: set[asyncio.Task[None]] = set()
 
-    async def run(self) -> None:
-        """From start to SIGTERM. OSError when a socket cannot be bound."""
+    async def run(self) -> int:
+        """From start to SIGTERM, or to a bug that ends the engine; the exit status. OSError if a bind fails."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
@@ -106,19 +104,31 @@ class Daemon:
         self._engine.listen(_tell_status)
         notify.ready()
         _tell_status(self._engine.snapshot)
-        self._engine.open()
+        if not self._stop.is_set():
+            self._engine.open()
         watchdog = asyncio.create_task(self._feed_watchdog(), name="watchdog")
         log.info(f"spark-modeld {__version__} is ready")
-        await self._stop.wait()
+        stopped = await self._stopped()
         notify.stopping()
         notify.extend_timeout(_EXTEND_USEC)
+        self._engine.refrain()
         watchdog.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await watchdog
+        await asyncio.gather(watchdog, return_exceptions=True)
         await runner.close()
         await self._engine.shut_down()
         await self._gauge.close()
         log.info("spark-modeld ends; models are left as they are")
+        return 0 if stopped else 1
+
+    async def _stopped(self) -> bool:
+        """True when somebody stops the daemon, False when its engine is broken."""
+        stop = asyncio.create_task(self._stop.wait(), name="stop")
+        broken = asyncio.create_task(self._engine.broken(), name="broken")
+        done, pending = await asyncio.wait({stop, broken}, return_when=asyncio.FIRST_COMPLETED)
+        for task in pending:
+            task.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
+        return broken not in done
 
     async def _serve(self) -> Runner:
         return await serve(

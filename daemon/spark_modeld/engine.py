@@ -23,19 +23,22 @@ from spark_modeld.core.model import Catalog, Instant, Model, OwnUnit, Reading, R
 from spark_modeld.core.record import HISTORY, Record
 from spark_modeld.core.slot import Slot
 from spark_modeld.face import Event, Snapshot, Warning
+from spark_modeld.promises import Promises
 from spark_modeld.publish import Publisher, snapshot_of
+from spark_modeld.saver import Saver
 from spark_modeld.units import Units
 
 log = structlog.get_logger()
 
-SAVE_SECONDS = 5.0
-"""After this a save counts as failed: a hung disk must not hold up a switch."""
 _FLOOR_PERIOD = 0.2
 _IDLE_PERIOD = 10.0
 _NO_READING_PAUSE = 1.0
 _LOG_LINES = 20
 _LOG_SECONDS = 2.0
 _BLAMED_ON_THE_UNIT = frozenset({Code.MODEL_FAILED, Code.START_TIMEOUT})
+
+_ENDING = Problem(Code.SHUTTING_DOWN, "The daemon is shutting down; ask again when it is back.")
+_BROKEN = Problem(Code.INTERNAL, "The daemon ends because of a bug, its journal says which; ask again when it is back.")
 
 T = TypeVar("T")
 Handler = Callable[[], fx.Effects]
@@ -64,6 +67,11 @@ class Engine:
         self._new_id = new_id
         self._queue: asyncio.Queue[Handler] = asyncio.Queue()
         self._writer: asyncio.Task[None] | None = None
+        self._broken = asyncio.Event()
+        self._configuring = asyncio.Lock()
+        self._opened = False
+        self._promises = Promises()
+        self._saver = Saver(outside.store, lambda: self._post(lambda: [fx.Save()]))
         self._tasks: set[asyncio.Task[None]] = set()
         self._watches: dict[tuple[str, Act], tuple[int, asyncio.Task[None]]] = {}
         self._timers: dict[str, Callable[[], None]] = {}
@@ -71,7 +79,9 @@ class Engine:
         self._asks: dict[int, asyncio.Future[None]] = {}
         self._waiters: dict[str, list[asyncio.Future[Switch]]] = {}
         self._last_ask = 0
+        self._told_when_done: list[Callable[[], object]] = []
         self._just_ended: list[Switch] = []
+        self._untold: set[str] = set()
         self._history: tuple[Switch, ...] = ()
         self._warnings: dict[str, Warning] = {}
         self._config_problem: Problem | None = None
@@ -85,6 +95,10 @@ class Engine:
 
     async def boot(self) -> None:
         """Loads configuration and record, reads systemd, adopts what runs. Starts no model before ``open``."""
+        async with self._configuring:
+            await self._boot()
+
+    async def _boot(self) -> None:
         self._record, warning = self._out.store.load()
         self._history = self._record.history
         if warning:
@@ -96,7 +110,7 @@ class Engine:
             self._config_problem = error.problem
             catalog = Catalog()
         self._build(catalog)
-        self._writer = asyncio.create_task(self._serve(), name="engine")
+        self._writer = self._spawn(self._serve(), "engine")
         with contextlib.suppress(SparkError):
             self._slot.house.reading = await self._out.gauge.read()
         if self._config_problem is None:
@@ -106,33 +120,39 @@ class Engine:
 
     def open(self) -> None:
         """From here on models are started: the one that belongs in the slot first."""
+        self._opened = True
         self._post(lambda: self._slot.open(self._now()))
 
     async def ping(self) -> None:
-        """Returns when the engine has handled everything that came before."""
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._post(lambda: self._settle_future(done))
-        await done
+        """Returns when the engine has handled everything that came before. SparkError when it handles nothing more."""
+        await self._ask(lambda: (None, []))
+
+    async def broken(self) -> None:
+        """Returns when a bug has ended the engine: nothing is decided any more, the process has to end."""
+        await self._broken.wait()
+
+    def refrain(self) -> None:
+        """Starts nothing any more, from the next turn on."""
+        self._post(lambda: self._slot.shut_down(self._now()))
 
     async def shut_down(self) -> None:
         """Starts nothing any more, puts the record on disk, lets go of everything. No model is touched."""
-        self._post(lambda: [*self._slot.shut_down(self._now()), fx.Save()])
-        await self.ping()
+        self.refrain()
+        self._post(lambda: [fx.Save()])
+        # A broken engine saves nothing: what it would write may be the very thing that broke it.
+        with contextlib.suppress(SparkError):
+            await self.ping()
         self._publisher.events.close()
         for cancel in self._timers.values():
             cancel()
         if self._wake:
             self._wake()
-        tasks = [*self._tasks, *(task for _, task in self._watches.values())]
-        if self._writer:
-            tasks.append(self._writer)
+        tasks = tuple(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        problem = refuse(Code.SHUTTING_DOWN, "The daemon is shutting down; ask again when it is back.")
-        for waiter in [w for waiters in self._waiters.values() for w in waiters]:
-            if not waiter.done():
-                waiter.set_exception(problem)
+        await self._saver.close()
+        self._promises.end(_ENDING)
         await self._out.systemd.close()
 
     def listen(self, listener: Callable[[Snapshot], None]) -> None:
@@ -164,6 +184,10 @@ class Engine:
             self._tidy()
             self._tell(before)
             self._publish()
+            # What an answer speaks of is on disk, and in the snapshot, when the caller has it.
+            answers, self._told_when_done = self._told_when_done, []
+            for answer in answers:
+                answer()
             self._tell_ended()
 
     async def _run(self, effect: fx.Effect) -> None:
@@ -211,10 +235,23 @@ class Engine:
             requested_by=str(after.requested_by),
         )
 
-    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._task_ended)
+        return task
+
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
+        """Half an engine is worse than none: a bug in any task ends it, and systemd starts the daemon anew."""
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is None or self._broken.is_set():
+            return
+        log.critical(f"a bug has ended the engine's task {task.get_name()!r}: {error!r}", exc_info=error)
+        if self._writer:
+            self._writer.cancel()
+        self._promises.end(_BROKEN)
+        self._broken.set()
 
     # Effects.
 
@@ -226,7 +263,7 @@ class Engine:
                 log.info(f"starting {spec.unit}", model=model, unit=spec.unit)
                 self._units.start(spec, epoch)
             case Act.STOP:
-                self._out.marks.take_back(model)
+                self._take_back(model)
                 log.info(f"stopping {spec.unit}", model=model, unit=spec.unit)
                 self._units.stop(spec, epoch)
             case Act.KILL:
@@ -251,6 +288,12 @@ class Engine:
         except OSError as error:
             log.warning(f"no admission mark for {spec.id}, its gate will ask: {error}", model=spec.id)
 
+    def _take_back(self, model: str) -> None:
+        try:
+            self._out.marks.take_back(model)
+        except OSError as error:
+            log.warning(f"the admission mark of {model} stays until it expires: {error}", model=model)
+
     def _arm(self, model: str, epoch: int, at: float) -> None:
         if cancel := self._timers.pop(model, None):
             cancel()
@@ -263,16 +306,15 @@ class Engine:
     def _watch(self, model: str, act: Act, epoch: int, work: Coroutine[Any, Any, None]) -> None:
         if old := self._watches.pop((model, act), None):
             old[1].cancel()
-        self._watches[model, act] = (epoch, asyncio.create_task(work, name=f"{act} {model}"))
+        self._watches[model, act] = (epoch, self._spawn(work, f"{act} {model}"))
 
     async def _save(self) -> None:
         self._record = self._slot.record(self._history, self._boot_id, self._record)
-        try:
-            await asyncio.wait_for(self._out.store.save(self._record), SAVE_SECONDS)
-        except (OSError, TimeoutError) as error:
-            self._warn("state-not-saved", f"The state cannot be saved ({error or 'the disk does not answer'}).")
-        else:
+        failure = await self._saver.save(self._record)
+        if failure is None:
             self._warnings.pop("state-not-saved", None)
+        else:
+            self._warn("state-not-saved", f"The state cannot be saved ({failure}).")
 
     def _warn(self, code: str, message: str) -> None:
         if self._warnings.get(code) is None:
@@ -292,6 +334,7 @@ class Engine:
 
     def _ended(self, switch: Switch) -> None:
         self._history = (*self._history, switch)[-HISTORY:]
+        self._untold.add(switch.id)
         if switch.error is not None and switch.error.code in _BLAMED_ON_THE_UNIT:
             self._spawn(self._tail(switch), f"log of {switch.id}")
         else:
@@ -327,6 +370,7 @@ class Engine:
             model=switch.model or "",
             switch_id=switch.id,
         )
+        self._untold.discard(switch.id)
         self._publisher.ended(switch)
         for waiter in self._waiters.pop(switch.id, []):
             if not waiter.done():
@@ -338,18 +382,30 @@ class Engine:
         """A reading, however long it takes: what waits for one must not start without it."""
         while True:
             try:
-                return await self._out.gauge.read()
+                reading = await self._out.gauge.read()
             except SparkError as error:
-                self._warn("no-reading", error.problem.detail)
+                self._post(lambda error=error: self._no_reading(error))  # type: ignore[misc]
+            else:
+                self._warnings.pop("no-reading", None)
+                return reading
             await self._out.clock.sleep(_NO_READING_PAUSE)
+
+    def _no_reading(self, error: SparkError) -> fx.Effects:
+        self._warn("no-reading", error.problem.detail)
+        return []
 
     async def _read_for(self, token: int) -> None:
         reading = await self._read()
         self._post(lambda: self._slot.taken(token, reading, self._now()))
 
     async def _climb(self, spec: Model, epoch: int) -> None:
-        ended = await self._out.prober.climb(spec, lambda rung: self._rungs.update({spec.id: rung}))
-        problem = ended.problem if isinstance(ended, ports.LadderRefused) else None
+        try:
+            ended = await self._out.prober.climb(spec, lambda rung: self._rungs.update({spec.id: rung}))
+            problem = ended.problem if isinstance(ended, ports.LadderRefused) else None
+        except Exception as error:
+            # One engine's odd answer must not end the daemon: it would find it again after every restart.
+            log.exception(f"the readiness probe of {spec.id} failed", model=spec.id)
+            problem = Problem(Code.MODEL_FAILED, f"Its readiness could not be probed: {error!r}.")
         self._post(lambda: self._slot.unit_event(spec.id, life_of.Ladder(epoch, problem), self._now()))
 
     async def _watch_room(self, model: str, epoch: int) -> None:
@@ -388,9 +444,8 @@ class Engine:
             self._post(lambda reading=reading: self._observe(reading))  # type: ignore[misc]
 
     def _observe(self, reading: Reading) -> fx.Effects:
-        self._warnings.pop("no-reading", None)
         self._slot.observed(reading)
-        return []
+        return [fx.Save()] if "state-not-saved" in self._warnings else []
 
     # Reports from systemd.
 
@@ -430,22 +485,21 @@ class Engine:
 
     async def start_beside(self, name: str, *, requested_by: Requester, actor: str | None, foreign: bool) -> None:
         """Asks for a start that may stop nothing; returns when it is admitted."""
-        verdict: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        verdict = self._promises.make()
 
-        def request() -> tuple[None, fx.Effects]:
+        def request() -> fx.Effects:
             self._check_configured()
             self._last_ask += 1
             self._asks[self._last_ask] = verdict
             try:
-                effects = self._slot.start_beside(
+                return self._slot.start_beside(
                     name, self._last_ask, self._now(), requested_by=requested_by, actor=actor, foreign=foreign
                 )
             except SparkError:
                 del self._asks[self._last_ask]
                 raise
-            return None, effects
 
-        await self._ask(request)
+        self._in_turn(verdict, request)
         await verdict
 
     async def start(self, name: str, *, actor: str | None) -> None:
@@ -468,17 +522,17 @@ class Engine:
 
     async def wait(self, switch_id: str, timeout: float | None) -> Switch:
         """See ``Face``."""
-        waiter: asyncio.Future[Switch] = asyncio.get_running_loop().create_future()
+        waiter: asyncio.Future[Switch] = self._promises.make()
 
-        def join() -> tuple[None, fx.Effects]:
+        def join() -> fx.Effects:
             current = self.find_switch(switch_id)
-            if current.outcome is not None and not self._being_told(current):
+            if current.outcome is not None and switch_id not in self._untold:
                 waiter.set_result(current)
             else:
                 self._waiters.setdefault(switch_id, []).append(waiter)
-            return None, []
+            return []
 
-        await self._ask(join)
+        self._in_turn(waiter, join)
         try:
             return await asyncio.wait_for(waiter, timeout)
         except TimeoutError:
@@ -487,11 +541,6 @@ class Engine:
             waiting = self._waiters.get(switch_id, [])
             if waiter in waiting:
                 waiting.remove(waiter)
-
-    def _being_told(self, switch: Switch) -> bool:
-        """Whether its end is still to be told: the last words of its unit are being read."""
-        reading = any(task.get_name() == f"log of {switch.id}" for task in self._tasks)
-        return reading or any(ended.id == switch.id for ended in self._just_ended)
 
     def find_switch(self, switch_id: str) -> Switch:
         """See ``Face``."""
@@ -513,19 +562,25 @@ class Engine:
 
     async def reload(self) -> None:
         """See ``Face``."""
-        try:
-            catalog = await asyncio.to_thread(self._out.source.load)
-        except SparkError as error:
-            raise SparkError(replace(error.problem, http_status=422)) from error
-        if self._config_problem is not None:
-            self._config_problem = None
-            self._build(catalog)
-            await self._connect()
-            self.open()
-        else:
-            self._post(lambda: self._slot.configure(catalog, self._now()))
-        await self.ping()
+        async with self._configuring:
+            try:
+                catalog = await asyncio.to_thread(self._out.source.load)
+            except SparkError as error:
+                raise SparkError(replace(error.problem, http_status=422)) from error
+            if await self._ask(lambda: self._take(catalog)):
+                await self._connect()
+                if self._opened:
+                    self.open()
+            await self.ping()
         log.info(f"configuration read: {len(catalog.models)} models")
+
+    def _take(self, catalog: Catalog) -> tuple[bool, fx.Effects]:
+        """A good configuration; True when it is the first one and systemd has to be read."""
+        if self._config_problem is None:
+            return False, self._slot.configure(catalog, self._now())
+        self._config_problem = None
+        self._build(catalog)
+        return True, []
 
     def events(self, last_id: int | None) -> AsyncIterator[Event]:
         """See ``Face``."""
@@ -546,25 +601,28 @@ class Engine:
         if self._config_problem is not None:
             raise SparkError(self._config_problem)
 
-    def _settle_future(self, done: asyncio.Future[None]) -> fx.Effects:
-        if not done.done():
-            done.set_result(None)
-        return []
-
     async def _ask(self, request: Callable[[], tuple[T, fx.Effects]]) -> T:
-        """Runs a request in its turn; what it refuses is raised here. A caller that is gone asks nothing."""
-        answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        """Runs a request in its turn; what it refuses is raised here."""
+        answer: asyncio.Future[T] = self._promises.make()
 
         def handle() -> fx.Effects:
-            if answer.done():
-                return []
-            try:
-                result, effects = request()
-            except SparkError as error:
-                answer.set_exception(error)
-                return []
-            answer.set_result(result)
+            result, effects = request()
+            self._told_when_done.append(lambda: None if answer.done() else answer.set_result(result))
             return effects
 
-        self._post(handle)
+        self._in_turn(answer, handle)
         return await answer
+
+    def _in_turn(self, promise: asyncio.Future[Any], request: Handler) -> None:
+        """Posts a request. A caller that is gone when its turn comes asks nothing; a refusal is its answer."""
+
+        def handle() -> fx.Effects:
+            if promise.done():
+                return []
+            try:
+                return request()
+            except SparkError as error:
+                promise.set_exception(error)
+                return []
+
+        self._post(handle)
