@@ -105,8 +105,8 @@ class Systemd(Protocol):
     def look(self, unit: str) -> None:
         """Reads a unit again and reports ``UnitChanged``."""
 
-    def start(self, unit: str, token: int) -> None:
-        """ResetFailedUnit (a unit that is not loaded is no error), then StartUnit ``replace``."""
+    def start(self, unit: str, token: int, *, reset: bool) -> None:
+        """With ``reset``, ResetFailedUnit (a unit that is not loaded is no error); then StartUnit ``replace``."""
 
     def stop(self, unit: str, token: int) -> None:
         """StopUnit ``replace``."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 from spark_modeld import ports
 from spark_modeld.core import lifecycle as life_of
 from spark_modeld.core.effects import Effects
-from spark_modeld.core.model import ActiveState, Instant, Model, UnitStatus
+from spark_modeld.core.model import ActiveState, Instant, Model, OwnUnit, Phase, UnitStatus
 from spark_modeld.core.slot import Slot
 
 _RUNNING = frozenset({ActiveState.ACTIVE, ActiveState.RELOADING})
+_UP = frozenset({Phase.WARMING, Phase.SERVING, Phase.DRAINING})
 
 
 class Units:
@@ -21,6 +22,7 @@ class Units:
         self._kills: set[int] = set()
         self._own_jobs: set[str] = set()
         self._touched: set[str] = set()
+        self._doubted: set[str] = set()
         self._watched: frozenset[str] = frozenset()
         self._last_token = 0
 
@@ -38,7 +40,10 @@ class Units:
     def start(self, model: Model, epoch: int) -> None:
         """Starts the model's unit."""
         self._touched.discard(model.unit)
-        self._systemd.start(model.unit, self._token(model.id, epoch))
+        status = self._slot.house.lives[model.id].status
+        # Our template has no start limit; every call is a polkit check, in the midst of a switch.
+        reset = isinstance(model.run, OwnUnit) or (status is not None and status.active is ActiveState.FAILED)
+        self._systemd.start(model.unit, self._token(model.id, epoch), reset=reset)
 
     def stop(self, model: Model, epoch: int) -> None:
         """Stops the model's unit."""
@@ -79,6 +84,7 @@ class Units:
                 self._own_jobs.clear()
                 self._kills.clear()
                 self._touched.clear()
+                self._doubted.clear()
                 return self._slot.bus_lost(now)
             case ports.HostStopping():
                 return self._slot.shut_down(now)
@@ -106,7 +112,6 @@ class Units:
 
     def _job_removed(self, report: ports.JobRemoved, now: Instant) -> Effects:
         if report.job not in self._own_jobs:
-            # systemd tells the end of a job before anybody can read the state it left: this is known in time.
             self._touched.add(report.unit)
             return []
         self._own_jobs.discard(report.job)
@@ -119,7 +124,22 @@ class Units:
         foreign = unit in self._touched or (status.job is not None and status.job not in self._own_jobs)
         if status.active in _RUNNING:
             self._touched.discard(unit)
+        elif self._doubtful(unit, status, foreign=foreign):
+            self._doubted.add(unit)
+            self._systemd.look(unit)
+            return []
+        self._doubted.discard(unit)
         effects: Effects = []
         for model in self._models(unit):
             effects += self._slot.unit_event(model, life_of.Shown(status, foreign), now)
         return effects
+
+    def _doubtful(self, unit: str, status: UnitStatus, *, foreign: bool) -> bool:
+        """Whether a clean end could still turn out to be somebody's stop.
+
+        systemd tells the end of a job after the state it left; what is read after this has the job's end before it.
+        """
+        ended_well = status.active is ActiveState.INACTIVE and status.result == "success"
+        if foreign or not ended_well or unit in self._doubted:
+            return False
+        return any(self._slot.house.lives[m].phase in _UP for m in self._models(unit))

@@ -65,6 +65,7 @@ async def test_a_change_during_a_read_is_not_lost(bus: Bus, manager: Manager, se
     await bus.unit(UNIT)
     await manager.connect(seen, frozenset({UNIT}))
     await bus.plan("GetAll", {"delay": 0.1})
+    manager.look(UNIT)
     await bus.unit(UNIT, emit=True, MainPID=1)
     await bus.unit(UNIT, emit=True, MainPID=2)
     await seen.until(UnitChanged, lambda r: r.status.main_pid == 2)

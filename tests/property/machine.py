@@ -72,9 +72,12 @@ class SlotMachine(RuleBasedStateMachine):
     def crash(self, unit: str, lingering: bool) -> None:
         self.world.crash(unit, lingering=lingering)
 
-    @rule(unit=ANY_UNIT)
-    def stop_by_systemctl(self, unit: str) -> None:
-        self.world.foreign_stop(unit)
+    @rule(unit=ANY_UNIT, at_once=st.booleans())
+    def stop_by_systemctl(self, unit: str, at_once: bool) -> None:
+        if at_once:
+            self.world.foreign_stop_at_once(unit)
+        else:
+            self.world.foreign_stop(unit)
 
     @rule()
     def start_by_systemctl(self) -> None:

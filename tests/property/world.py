@@ -97,7 +97,7 @@ class FakeSystemd:
 
     world: World
 
-    def start(self, unit: str, token: int) -> None:
+    def start(self, unit: str, token: int, *, reset: bool) -> None:
         self.world.called("start", unit, token)
 
     def stop(self, unit: str, token: int) -> None:
@@ -318,9 +318,9 @@ class World:
         state.sub, state.processes, state.held = "dead", False, 0
 
     def _job_over(self, unit: str, path: str, result: str) -> None:
+        self.tell(unit)
         if self.bus_up:
             self.bus.append(ports.JobRemoved(path, unit, result))
-        self.tell(unit)
 
     def crash(self, unit: str, *, lingering: bool) -> None:
         state = self.units[unit]
@@ -336,6 +336,14 @@ class World:
             self.jobs += 1
             state.job = (f"/job/{self.jobs}", "stop")
             self._begin_job(unit)
+
+    def foreign_stop_at_once(self, unit: str) -> None:
+        """A stop with nothing to wait for: the unit is never seen on its way down."""
+        state = self.units[unit]
+        if state.active is ActiveState.ACTIVE and state.job is None:
+            self.jobs += 1
+            self._down(unit)
+            self._job_over(unit, f"/job/{self.jobs}", "done")
 
     def foreign_start(self, unit: str) -> None:
         """systemctl start of a unit of the user's own: nobody asks us."""

@@ -219,6 +219,7 @@ def _table() -> Mapping[tuple[Phase, Trigger], frozenset[Phase]]:
         (_P.DRAINING, _T.KEEP_WANTED): frozenset({_P.SERVING}),
         (_P.DRAINING, _T.UNUSED): frozenset({_P.STOPPING}),
         (_P.DRAINING, _T.EXPIRED): frozenset({_P.STOPPING}),
+        (_P.STOPPING, _T.SHOWN): frozenset({_P.WARMING}),
         (_P.STOPPING, _T.GONE): frozenset({_P.STOPPED}),
         (_P.STOPPING, _T.CALL_FAILED): frozenset({_P.STUCK}),
         (_P.STOPPING, _T.EXPIRED): frozenset({_P.STUCK}),
@@ -325,7 +326,9 @@ def _warm(life: Life, now: Instant, limits: Limits) -> tuple[Life, Acts]:
     warming = _enter(life, _P.WARMING, now, seconds=limits.start)
     if life.phase is _P.STARTING:
         warming = replace(warming, deadline=life.deadline)
-    # A job that ended with `done` is no proof of a running unit (a skipped ExecCondition): look again.
+    if life.status is not None and life.status.active is ActiveState.ACTIVE:
+        return warming, (Act.CLIMB, Act.WATCH_FLOOR)
+    # A job that ended with `done` is no proof of a running unit (a skipped ExecCondition): look.
     return warming, (Act.LOOK, Act.CLIMB, Act.WATCH_FLOOR)
 
 
@@ -381,9 +384,20 @@ def _shown(life: Life, event: Shown, now: Instant, limits: Limits) -> tuple[Life
         case _P.WARMING | _P.SERVING | _P.DRAINING:
             return _shown_running(life, event, now, limits)
         case _P.STOPPING | _P.STUCK:
-            if event.status.active in _GONE_STATES and life.job is None and not life.down:
-                return replace(life, down=True), (Act.WATCH_GONE,)
-            return life, ()
+            return _shown_stopping(life, event, now, limits)
+
+
+def _shown_stopping(life: Life, event: Shown, now: Instant, limits: Limits) -> tuple[Life, Acts]:
+    status = event.status
+    # At its gate again: what ran before is down, systemd starts nothing beside it.
+    down = status.active in _GONE_STATES or status.sub == "start-pre"
+    if down and life.job is None and not life.down:
+        return replace(life, down=True), (Act.WATCH_GONE,)
+    back = status.active in {ActiveState.ACTIVE, ActiveState.RELOADING} and status.job is None
+    ours = life.job is not None or life.killed or (life.down and not life.foreign)
+    if life.phase is _P.STOPPING and back and not ours:
+        return _warm(life, now, limits)  # restarted, by somebody or by systemd itself
+    return life, ()
 
 
 def _first_sight(life: Life, event: Shown, now: Instant, limits: Limits) -> tuple[Life, Acts]:

@@ -66,9 +66,9 @@ class Manager:
 
         self._in_thread(run)
 
-    def start(self, unit: str, token: int) -> None:
-        """ResetFailedUnit (a unit that is not loaded is no error), then StartUnit ``replace``."""
-        self._command(token, lambda session: session.start(unit, token))
+    def start(self, unit: str, token: int, *, reset: bool = True) -> None:
+        """With ``reset``, ResetFailedUnit (a unit that is not loaded is no error); then StartUnit ``replace``."""
+        self._command(token, lambda session: session.start(unit, token, reset=reset))
 
     def stop(self, unit: str, token: int) -> None:
         """StopUnit ``replace``."""

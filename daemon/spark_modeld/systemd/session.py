@@ -20,14 +20,13 @@ from spark_modeld.ports import (
 )
 from spark_modeld.systemd.glib_thread import BusError, Call, Cancel, Done, Link, Reply
 from spark_modeld.systemd.translate import NO_SUCH_PROCESS, NO_SUCH_UNIT, call_failure
-from spark_modeld.systemd.watch import Watch
+from spark_modeld.systemd.watch import Changed, Watch
 
 log = structlog.get_logger(__name__)
 
 MANAGER_PATH = "/org/freedesktop/systemd1"
 MANAGER = "org.freedesktop.systemd1.Manager"
 PROPERTIES = "org.freedesktop.DBus.Properties"
-UNIT = "org.freedesktop.systemd1.Unit"
 
 # Every way down starts the first of these; the jobs of one transaction are announced in no order we can rely on.
 _WAYS_DOWN = frozenset(
@@ -93,9 +92,10 @@ class Session:
         """Reads a watched unit again."""
         self._watch.look(unit)
 
-    def start(self, unit: str, token: int) -> None:
+    def start(self, unit: str, token: int, *, reset: bool) -> None:
         """ResetFailedUnit, then StartUnit: a connection keeps their order, so the first is not waited for."""
-        self.call("ResetFailedUnit", "(s)", (unit,), lambda reply: _note_reset(unit, reply))
+        if reset:
+            self.call("ResetFailedUnit", "(s)", (unit,), lambda reply: _note_reset(unit, reply))
         self._job("StartUnit", unit, token)
 
     def stop(self, unit: str, token: int) -> None:
@@ -130,9 +130,9 @@ class Session:
         """Reads properties of any object; ``done`` is dropped if the session ends before the reply."""
         self._link.get_all(self._owner, path, names, self._while_alive(done))
 
-    def on_changed(self, path: str, changed: Callable[..., None]) -> Cancel:
-        """Calls ``changed`` at every PropertiesChanged of the unit at ``path``."""
-        return self._link.subscribe(self._owner, PROPERTIES, "PropertiesChanged", changed, path=path, arg0=UNIT)
+    def on_changed(self, path: str, changed: Changed) -> Cancel:
+        """Calls ``changed`` at every PropertiesChanged of the unit at ``path``, whichever interface it is about."""
+        return self._link.subscribe(self._owner, PROPERTIES, "PropertiesChanged", changed, path=path)
 
     def unanswered(self, error: BusError) -> None:
         """Ends a session that cannot begin, because systemd does not answer; a later silence may pass."""
