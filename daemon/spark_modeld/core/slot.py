@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from spark_modeld.core import lifecycle as life_of
 from spark_modeld.core.admission import gib
 from spark_modeld.core.effects import Effects, Save, Verdict
-from spark_modeld.core.errors import Code, Problem, refuse
+from spark_modeld.core.errors import Code, Problem, SparkError, refuse
 from spark_modeld.core.house import House
 from spark_modeld.core.lifecycle import Life, LifeEvent
 from spark_modeld.core.model import (
@@ -38,7 +38,7 @@ _RISEN = frozenset({Phase.STARTING, Phase.WARMING, Phase.SERVING})
 
 @dataclass(frozen=True, slots=True)
 class _Ask:
-    """A side model's start that waits for a reading."""
+    """A start that waits: a side model's for a reading, at the gate of a unit that goes down for its end."""
 
     model: str
     ask: int
@@ -56,6 +56,7 @@ class Slot:
         self.stopping = False
         self._resume = record.switch
         self._asks: dict[int, _Ask] = {}
+        self._restarts: list[_Ask] = []
 
     # What callers may look at.
 
@@ -230,25 +231,7 @@ class Slot:
         ``foreign``: systemd starts the unit itself and asks at its gate.
         """
         self._check_may_change()
-        model = self._known(name)
-        life, plan = self.house.lives[model], self.planner
-        if (life.phase is Phase.STARTING and not life.foreign) or (not foreign and life.phase in _RISEN):
-            # At the gate this is our own start whose mark was not there.
-            self.house.effects.append(Verdict(ask, None))
-            return self._settle(now)
-        if not life.idle:
-            detail = f"{model} is {life.phase}; try again when that is over."
-            raise refuse(Code.BUSY, detail, holder=model, retry_after=5)
-        if self.house.models[model].role is Role.SIDE:
-            self._asks[self.house.read()] = _Ask(model, ask, foreign)
-            return self._settle(now)
-        self._check_not_stuck()
-        if plan.tx is not None:
-            holder = plan.tx.target or plan.tx.switch.from_model
-            raise refuse(Code.BUSY, "A switch is under way; try again when it has ended.", holder=holder, retry_after=5)
-        self.house.pardon(model)
-        switch = plan.new_switch(model, plan.standing(), now, requested_by=requested_by, actor=actor)
-        plan.begin(Transaction(switch, target=model, beside=True, foreign=foreign, ask=ask))
+        self._beside(self._known(name), ask, now, requested_by=requested_by, actor=actor, foreign=foreign)
         return self._settle(now)
 
     def stop_side(self, name: str, now: Instant) -> Effects:
@@ -288,6 +271,8 @@ class Slot:
         while moved:
             moved = self.house.drain(now)
             moved = (self._may_start() and self.planner.move(now)) or moved
+            # After the planner has seen that the unit is down.
+            moved = moved or self._go_on_restarting(now)
         self.planner.show_phase(now)
         tx = self.planner.tx
         needed = {tx.target, tx.switch.model, *tx.way_back} if tx else set()
@@ -295,12 +280,56 @@ class Slot:
         effects, self.house.effects = self.house.effects, []
         return effects
 
+    def _beside(
+        self, model: str, ask: int, now: Instant, *, requested_by: Requester, actor: str | None, foreign: bool
+    ) -> None:
+        """Begins what leads to the ask's verdict. SparkError when it is refused at once."""
+        life, plan = self.house.lives[model], self.planner
+        if (life.phase is Phase.STARTING and not life.foreign) or (not foreign and life.phase in _RISEN):
+            # At the gate this is our own start whose mark was not there.
+            self.house.effects.append(Verdict(ask, None))
+            return
+        if foreign and life.phase is Phase.STOPPING and life.foreign:
+            self._restarts.append(_Ask(model, ask, foreign))
+            return
+        if not life.idle:
+            detail = f"{model} is {life.phase}; try again when that is over."
+            raise refuse(Code.BUSY, detail, holder=model, retry_after=5)
+        if self.house.models[model].role is Role.SIDE:
+            self._asks[self.house.read()] = _Ask(model, ask, foreign)
+            return
+        self._check_not_stuck()
+        if plan.tx is not None:
+            holder = plan.tx.target or plan.tx.switch.from_model
+            raise refuse(Code.BUSY, "A switch is under way; try again when it has ended.", holder=holder, retry_after=5)
+        self.house.pardon(model)
+        switch = plan.new_switch(model, plan.standing(), now, requested_by=requested_by, actor=actor)
+        plan.begin(Transaction(switch, target=model, beside=True, foreign=foreign, ask=ask))
+
+    def _go_on_restarting(self, now: Instant) -> bool:
+        """`systemctl restart`: systemd asks at the gate as soon as the unit is down, before we are sure of its end."""
+        waiting, self._restarts = self._restarts, []
+        for ask in waiting:
+            life = self.house.lives.get(ask.model)
+            if life is not None and life.phase is Phase.STOPPING:
+                self._restarts.append(ask)
+                continue
+            try:
+                self._check_may_change()
+                self._beside(
+                    self._known(ask.model), ask.ask, now, requested_by=Requester.SYSTEMD, actor=None, foreign=True
+                )
+            except SparkError as error:
+                self.house.effects.append(Verdict(ask.ask, error.problem))
+        return len(self._restarts) < len(waiting)
+
     def _may_start(self) -> bool:
         return self.connected and self.opened and not self.stopping
 
     def _answer_all(self, problem: Problem) -> None:
-        self.house.effects += [Verdict(ask.ask, problem) for ask in self._asks.values()]
+        self.house.effects += [Verdict(ask.ask, problem) for ask in (*self._asks.values(), *self._restarts)]
         self._asks.clear()
+        self._restarts.clear()
 
     def _side_admission(self, ask: _Ask, reading: Reading, now: Instant) -> None:
         if ask.model not in self.house.lives or not self.house.lives[ask.model].idle:

@@ -79,7 +79,7 @@ class Manager:
         self._command(token, lambda session: session.kill(unit, token))
 
     async def processes(self, unit: str) -> frozenset[int]:
-        """The PIDs in the unit's control group now, empty for a unit that is not loaded.
+        """The PIDs in the unit's control group now, empty for a unit that is not loaded; without that of its gate.
 
         SparkError ``bus-lost`` when systemd cannot be asked or does not answer.
         """
@@ -87,11 +87,23 @@ class Manager:
             lambda session, done: session.ask("GetUnitProcesses", "(s)", (unit,), done),
         )
         if not isinstance(reply, BusError):
-            return frozenset(pid for _cgroup, pid, _command in reply[0])
+            found = frozenset(pid for _cgroup, pid, _command in reply[0])
+            return found - await self._gate_of(unit) if found else found
         if reply.name == NO_SUCH_UNIT:
             return frozenset()
         code = Code.BUS_LOST if call_failure(reply) is CallFailure.UNCLEAR else Code.INTERNAL
         raise refuse(code, f"systemd did not list the processes of {unit}: {reply.message}")
+
+    async def _gate_of(self, unit: str) -> frozenset[int]:
+        """The process that ``ExecStartPre=`` runs at the moment: it is not the model's, which is yet to be started."""
+        reply = await self._ask(lambda session, done: session.ask("GetUnit", "(s)", (unit,), done))
+        if isinstance(reply, BusError):
+            return frozenset()
+        path = str(reply[0])
+        reply = await self._ask(lambda session, done: session.ask_properties(path, ("SubState", "ControlPID"), done))
+        if isinstance(reply, BusError) or reply[0].get("SubState") != "start-pre":
+            return frozenset()
+        return frozenset({int(reply[0].get("ControlPID", 0))})
 
     async def unit_of(self, pid: int) -> str | None:
         """The unit a process belongs to; None if it is gone, in none, or systemd cannot be asked."""
