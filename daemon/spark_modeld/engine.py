@@ -427,8 +427,8 @@ class Engine:
         pause = 0.005
         while True:
             with contextlib.suppress(SparkError):
-                left = await self._out.systemd.processes(spec.unit)
-                reading = await self._out.gauge.read()
+                left, reading = await asyncio.gather(self._out.systemd.processes(spec.unit), self._out.gauge.read())
+                # A gauge that hangs knows nothing; what starts next still needs a fresh reading that fits.
                 holding = [p for p in reading.processes if p.model == spec.id and not reading.stale]
                 if not left and not holding:
                     break
