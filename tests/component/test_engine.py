@@ -58,7 +58,8 @@ async def outside(build: Callable[..., Outside]) -> Outside:
 
 
 async def ask(face: Face, model: str | None, *, force: bool = False) -> Switch:
-    return await face.switch(model, requested_by=Requester.CONTROL, actor="uid 0", force=force)
+    async with asyncio.timeout(5):
+        return await face.switch(model, requested_by=Requester.CONTROL, actor="uid 0", force=force)
 
 
 async def switched(face: Face, model: str | None) -> Switch:
@@ -941,10 +942,10 @@ async def test_a_bug_in_a_handler_ends_the_engine_and_leaves_nobody_waiting(outs
     saves = outside.store.saves
     outside.engine.listen(_broken_listener)
     with structlog.testing.capture_logs() as logged:
-        with pytest.raises(SparkError) as refusal:
-            # The first one's handler has the bug; this one is never handled.
-            await asyncio.gather(outside.engine.measure(), outside.engine.ping(), outside.engine.ping())
         async with asyncio.timeout(5):
+            with pytest.raises(SparkError) as refusal:
+                # The first one's handler has the bug, the others are never handled.
+                await asyncio.gather(outside.engine.measure(), outside.engine.ping(), outside.engine.ping())
             await outside.engine.broken()
     assert refusal.value.problem.code is Code.INTERNAL
     with pytest.raises(SparkError) as refusal:
