@@ -80,16 +80,23 @@ def serving(empty: Serving) -> Iterator[Serving]:
         yield empty
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def allowed(module_serving: Serving) -> None:
+    """From the first test that wants it on."""
     module_serving.host.write("/etc/polkit-1/rules.d/60-own.rules", RULE)
     module_serving.host.run("systemctl", "restart", "polkit.service")
+
+
+@pytest.fixture
+def not_allowed(module_serving: Serving) -> None:
+    assert not module_serving.host.path("/etc/polkit-1/rules.d/60-own.rules").exists(), "this test has to come first"
 
 
 def systemctl(serving: Serving, verb: str, name: str) -> bool:
     return serving.host.run("systemctl", verb, name, check=False).returncode == 0
 
 
+@pytest.mark.usefixtures("not_allowed")
 def test_an_own_unit_without_permission_is_refused_and_rolled_back(serving: Serving) -> None:
     serving.serve("alpha")
     status, problem = serving.switch("own")
@@ -125,8 +132,11 @@ def test_an_own_unit_started_by_systemctl_takes_the_empty_slot(serving: Serving)
 def test_an_own_unit_started_beside_a_large_occupant_is_told_and_nothing_more_is_started(empty: Serving) -> None:
     empty.serve("alpha")
     before = empty.pid("alpha")
-    assert systemctl(empty, "start", OWN["rogue"])
-    await_that(lambda: "large-parallel" in empty.warnings(), "the warning")
+    with Watch(empty.host, ["alpha", "rogue"], units=OWN, expected=True) as watch:
+        assert systemctl(empty, "start", OWN["rogue"])
+        await_that(lambda: "large-parallel" in empty.warnings(), "the warning")
+        # Also the proof that the watch over the other tests sees what it looks for.
+        await_that(lambda: ("alpha", "rogue") in watch.parallel, "the watch to see both")
     assert empty.slot() == ("alpha", "serving")
     assert not systemctl(empty, "start", unit("beta"))
     status, problem = empty.host.api("POST", "/api/models/beta/start")
@@ -199,10 +209,46 @@ def test_a_restart_by_systemctl_of_the_occupant(serving: Serving) -> None:
     before = serving.pid("alpha")
     assert systemctl(serving, "restart", unit("alpha"))
     serving.await_slot("alpha", "serving")
+    assert serving.status()["slot"]["reason"] is None
     assert serving.pid("alpha") not in (0, before)
     assert serving.active("alpha") == "active"
     assert serving.host.ask(PORTS["alpha"]) == sentence_of("alpha")
     assert serving.desired_on_disk() == "alpha"
+
+
+@pytest.mark.usefixtures("allowed")
+def test_a_restart_by_systemctl_of_an_own_unit(serving: Serving) -> None:
+    host = serving.host
+    serving.serve("own")
+    before = host.show(OWN["own"], "MainPID")
+    assert systemctl(serving, "restart", OWN["own"])
+    serving.await_slot("own", "serving")
+    assert host.show(OWN["own"], "MainPID") not in ("0", before)
+    assert host.ask(PORTS["own"]) == "I am own"
+    assert serving.desired_on_disk() == "own"
+
+
+@pytest.mark.usefixtures("allowed")
+def test_a_crash_of_an_own_unit_that_systemd_restarts_itself(serving: Serving) -> None:
+    host = serving.host
+    drop_in = f"/etc/systemd/system/{OWN['own']}.d/restart.conf"
+    host.write(drop_in, "[Service]\nRestart=always\nRestartSec=100ms\n")
+    host.run("systemctl", "daemon-reload")
+    try:
+        serving.serve("own")
+        before = host.show(OWN["own"], "MainPID")
+        with Events(host) as events:
+            host.run("kill", "-9", before)
+            events.phase("own", "failed")
+            events.phase("own", "serving")
+        serving.await_slot("own", "serving")
+        assert host.show(OWN["own"], "MainPID") not in ("0", before)
+        assert host.ask(PORTS["own"]) == "I am own"
+        serving.serve("alpha")
+        assert host.show(OWN["own"], "ActiveState") == "inactive"
+    finally:
+        host.run("rm", drop_in)
+        host.run("systemctl", "daemon-reload")
 
 
 def test_a_stop_by_systemctl_of_a_model_being_switched_to(serving: Serving) -> None:
