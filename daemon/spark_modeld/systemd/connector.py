@@ -18,6 +18,8 @@ _BUS = "org.freedesktop.DBus"
 _BUS_PATH = "/org/freedesktop/DBus"
 # A connection that lived this long was a good one: the next attempt is again the first.
 _STABLE_SECONDS = 2.0
+# A bus that our own connection has started knows systemd some moments later only.
+_ARRIVAL_SECONDS = 1.0
 
 
 class Connector:
@@ -110,6 +112,10 @@ class Connector:
             elif reply.name is None:
                 self._again(f"the bus does not answer: {reply.message}")
             elif not self._owner:
+                self._thread.later(_ARRIVAL_SECONDS, absent)
+
+        def absent() -> None:
+            if self._link is link and not self._owner:
                 self._lost("systemd is not on the bus")
 
         link.call(Call(_BUS, _BUS_PATH, f"{_BUS}.GetNameOwner", "(s)", (SYSTEMD,)), owner)
