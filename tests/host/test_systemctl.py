@@ -266,6 +266,15 @@ def test_a_stop_by_systemctl_of_a_model_being_switched_to(serving: Serving) -> N
     assert (serving.active("alpha"), serving.active("slow")) == ("inactive", "inactive")
 
 
+def test_a_bus_that_the_daemon_itself_starts(serving: Serving) -> None:
+    """As after a boot at which nobody has used the bus yet: systemd comes to it a moment after the daemon."""
+    host = serving.host
+    host.run("systemctl", "stop", DAEMON)
+    host.run("systemctl", "kill", "--signal=KILL", "dbus.service")
+    serving.serve("alpha")
+    assert host.ask(PORTS["alpha"]) == sentence_of("alpha")
+
+
 @pytest.mark.parametrize("moment", ["stopping", "loading"])
 def test_nothing_is_started_once_the_host_goes_down(moment: str) -> None:
     with SparkHost() as host:
