@@ -150,10 +150,13 @@ class Events:
         self._sock.close()
 
     def __iter__(self) -> Iterator[Told]:
-        """Ends when the daemon does."""
+        """Ends when the daemon does, or at the deadline: heartbeats alone would keep it up for ever."""
         fields: dict[str, str] = {}
-        with contextlib.suppress(ConnectionError):
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        with contextlib.suppress(ConnectionError, TimeoutError):
             for line in self._lines:
+                if time.monotonic() > deadline:
+                    return
                 name, _, value = line.rstrip("\n").partition(": ")
                 if name:
                     fields[name] = value
@@ -163,7 +166,9 @@ class Events:
 
     def first(self, kind: str, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """The data of the first event of this kind that is wanted. AssertionError if the stream ends before it."""
+        seen = []
         for told in self:
             if told.kind == kind and wanted(told.data):
                 return told.data
-        raise AssertionError("the event stream ended before that")
+            seen.append(told)
+        raise AssertionError(f"that never came, but {seen}")
