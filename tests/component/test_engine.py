@@ -428,6 +428,7 @@ async def test_a_cancel_goes_back_to_what_was_there(outside: Outside) -> None:
     assert (await outside.engine.cancel(switch.id)).id == switch.id
     assert (await waiter).outcome is Outcome.CANCELLED
     assert outside.systemd.running() == {unit("alpha")}
+    assert outside.prober.climbing == set()
     assert (await outside.engine.cancel(switch.id)).outcome is Outcome.CANCELLED
     with pytest.raises(SparkError) as refusal:
         await outside.engine.cancel("sw-99")
@@ -531,6 +532,12 @@ async def test_who_waits_for_an_admission_is_answered_whatever_happens(outside: 
     outside.gauge.failure = None
     await outside.advance(5)
     assert outside.calls("start", "mark") == []
+
+
+async def test_a_switch_goes_on_without_marks(outside: Outside) -> None:
+    outside.marks.failure = PermissionError("read-only")
+    await switched(outside.engine, "alpha")
+    assert (await switched(outside.engine, "beta")).outcome is Outcome.READY
 
 
 # The disk.
@@ -972,6 +979,10 @@ async def test_a_bug_in_a_watch_ends_the_engine_too(outside: Outside, monkeypatc
     with pytest.raises(SparkError) as refusal:
         await outside.engine.ping()
     assert refusal.value.problem.code is Code.INTERNAL
+    before = outside.engine.snapshot
+    outside.systemd.lose()
+    await outside.rest()
+    assert outside.engine.snapshot is before
 
 
 async def test_a_sound_engine_is_not_broken(outside: Outside) -> None:

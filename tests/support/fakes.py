@@ -211,7 +211,7 @@ class FakeSystemd:
     def look(self, unit: str) -> None:
         self.tell(ports.UnitChanged(unit, self.status(unit)))
 
-    def start(self, unit: str, token: int) -> None:
+    def start(self, unit: str, token: int, *, reset: bool) -> None:
         self._seen.append(f"start {unit}")
         result = self._result("start", unit)
         if not self._taken(token, result):
@@ -318,6 +318,7 @@ class FakeProber:
     def __init__(self, seen: list[str]) -> None:
         self.ends: dict[str, ports.LadderRefused | Exception] = {}
         self.held: dict[str, asyncio.Event] = {}
+        self.climbing: set[str] = set()
         self._seen = seen
 
     def hold(self, model: str) -> asyncio.Event:
@@ -327,8 +328,12 @@ class FakeProber:
     async def climb(self, model: Model, rung: Callable[[str], None]) -> ports.LadderPassed | ports.LadderRefused:
         self._seen.append(f"climb {model.id}")
         rung("health")
-        if model.id in self.held:
-            await self.held[model.id].wait()
+        self.climbing.add(model.id)
+        try:
+            if model.id in self.held:
+                await self.held[model.id].wait()
+        finally:
+            self.climbing.discard(model.id)
         end = self.ends.get(model.id, ports.LadderPassed())
         if isinstance(end, Exception):
             raise end

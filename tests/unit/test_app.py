@@ -131,7 +131,7 @@ def test_a_broken_configuration_does_not_keep_it_down(
         passed.listen()
         # As systemd passes one: the first descriptor after stderr, and the process's own id.
         script = f'LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=control exec "$0" "$@" 3<&{passed.fileno()}'
-        command = ["sh", "-c", script, sys.executable, "-m", "spark_modeld.app", "--user"]
+        command = ["bash", "-c", script, sys.executable, "-m", "spark_modeld.app", "--user"]
         with subprocess.Popen(
             command, env=place, stderr=subprocess.PIPE, text=True, pass_fds=[passed.fileno()]
         ) as daemon:
