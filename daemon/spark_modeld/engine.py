@@ -348,7 +348,10 @@ class Engine:
         with contextlib.suppress(TimeoutError):
             unit = str(error.extra.get("unit", ""))
             lines = await asyncio.wait_for(self._out.journal.tail(unit, _LOG_LINES), _LOG_SECONDS)
-        told = replace(switch, error=replace(error, extra={**error.extra, "log": list(lines)}))
+        detail = error.detail
+        if error.code is Code.START_TIMEOUT and (rung := self._rungs.get(str(error.extra.get("model")))):
+            detail += f" Last it waited for: {rung}."
+        told = replace(switch, error=replace(error, detail=detail, extra={**error.extra, "log": list(lines)}))
 
         def close() -> fx.Effects:
             self._history = tuple(told if s.id == switch.id else s for s in self._history)
