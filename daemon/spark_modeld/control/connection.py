@@ -21,17 +21,21 @@ _OPTIONS: dict[str, Any] = {
     "lingering_time": 2.0,
 }
 
+_TURNS = 10
+
 
 class Connection(web.RequestHandler):
-    """One client's connection. ``gone`` is set when it is lost."""
+    """One client's connection. ``gone`` is set when it is lost, ``heard`` with its first request, or then too."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.gone = asyncio.Event()
+        self.heard = asyncio.Event()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Tells whoever waits on behalf of this client."""
         self.gone.set()
+        self.heard.set()
         super().connection_lost(exc)
 
     def handle_error(
@@ -67,12 +71,33 @@ class Server(web.Server):
         """The protocol of a new connection."""
         return Connection(self, loop=self._handler_loop, **_OPTIONS)
 
+    async def hear_out(self, seconds: float) -> None:
+        """Returns when every connection has asked something, or after so many seconds. For when none is accepted."""
+        # What was accepted just now becomes a connection a few turns of the loop later.
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
+        waits = [asyncio.ensure_future(each.heard.wait()) for each in self.connections if isinstance(each, Connection)]
+        if waits:
+            _, silent = await asyncio.wait(waits, timeout=seconds)
+            for wait in silent:
+                wait.cancel()
+            await asyncio.gather(*silent, return_exceptions=True)
+
 
 def gone(request: web.BaseRequest) -> asyncio.Event:
     """Set when the client of this request hangs up."""
+    return _connection(request).gone
+
+
+def heard(request: web.BaseRequest) -> None:
+    """Notes that this client has asked something."""
+    _connection(request).heard.set()
+
+
+def _connection(request: web.BaseRequest) -> Connection:
     protocol = request.protocol
     assert isinstance(protocol, Connection)
-    return protocol.gone
+    return protocol
 
 
 def _first_line(message: str | None) -> str:

@@ -14,7 +14,7 @@ from spark_modeld.control import intake
 from spark_modeld.control.access import Access, Caller, PeerAccess, TokenAccess, TokenVerifier
 from spark_modeld.control.answers import refusal
 from spark_modeld.control.call import Call, Context
-from spark_modeld.control.connection import Server, gone
+from spark_modeld.control.connection import Server, gone, heard
 from spark_modeld.control.openapi import document
 from spark_modeld.control.routes import Route, Router
 from spark_modeld.control.table import ROUTES
@@ -25,6 +25,7 @@ Kind = Literal["unix", "tcp"]
 
 _LOG = structlog.get_logger(__name__)
 _ROUTER = Router(ROUTES)
+_HEARING_SECONDS = 1.0
 
 
 class Dispatcher:
@@ -36,6 +37,7 @@ class Dispatcher:
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """An answer to everything but a client that has gone."""
+        heard(request)
         try:
             return await self._answer(request)
         except SparkError as error:
@@ -86,6 +88,7 @@ class Runner:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._runners: dict[Kind, web.ServerRunner] = {}
+        self._sockets: list[socket.socket] = []
 
     async def listen(self, sock: socket.socket, kind: Kind, access: Access) -> None:
         """Serves one bound socket, which the runner owns from now on."""
@@ -94,6 +97,7 @@ class Runner:
             await runner.setup()
             self._runners[kind] = runner
         await web.SockSite(self._runners[kind], sock).start()
+        self._sockets.append(sock)
 
     @property
     def connections(self) -> int:
@@ -101,10 +105,22 @@ class Runner:
         return sum(len(runner.server.connections) for runner in self._runners.values() if runner.server is not None)
 
     async def close(self) -> None:
-        """Stops listening, ends streams and waits for switches with an answer, and lets other requests finish (1 s)."""
+        """Stops listening, ends streams and waits for switches with an answer, and lets other requests finish (1 s).
+
+        Whoever has been accepted and has not asked yet is heard (1 s): a restart refuses no connection.
+        """
         self._context.closing.set()
+        # Not by closing the listeners: asyncio drops what it has accepted from one that is closed in the same turn.
+        for sock in self._sockets:
+            asyncio.get_running_loop().remove_reader(sock)
+        self._sockets.clear()
+        await asyncio.gather(*(self._hear_out(runner) for runner in self._runners.values()))
         await asyncio.gather(*(runner.cleanup() for runner in self._runners.values()))
         self._runners.clear()
+
+    async def _hear_out(self, runner: web.ServerRunner) -> None:
+        if isinstance(runner.server, Server):
+            await runner.server.hear_out(_HEARING_SECONDS)
 
 
 async def serve(
