@@ -13,6 +13,7 @@ from pathlib import Path
 
 import structlog
 
+from spark_modeld import lean  # isort: skip - before whatever imports aiohttp
 from spark_modeld import __version__, logs, paths
 from spark_modeld.backends.ladder import Ladder
 from spark_modeld.clock import SystemClock
@@ -108,6 +109,7 @@ class Daemon:
             self._engine.open()
         watchdog = asyncio.create_task(self._feed_watchdog(), name="watchdog")
         log.info(f"spark-modeld {__version__} is ready")
+        lean.started()
         stopped = await self._stopped()
         notify.stopping()
         notify.extend_timeout(_EXTEND_USEC)

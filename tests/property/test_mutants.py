@@ -21,7 +21,7 @@ from spark_modeld.units import Units
 pytestmark = pytest.mark.property
 
 EFFORT = settings(
-    max_examples=600,
+    max_examples=2500,
     stateful_step_count=50,
     deadline=None,
     database=None,

@@ -47,6 +47,7 @@ MAY_IMPORT = {
     "clock": {"core", "ports"},
     "logs": set(),
     "paths": set(),
+    "lean": set(),
     "durable": set(),
     "state_format": {"core"},
     "state": {"core", "ports", "durable", "state_format"},

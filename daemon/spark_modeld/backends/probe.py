@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import ssl
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -66,7 +67,7 @@ class Probe:
         # No redirect is followed and no proxy read from the environment: the engine is where the model says.
         headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=1),
+            connector=aiohttp.TCPConnector(limit=1, ssl=_tls(parts.scheme)),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers=headers if key is None else headers | {"Authorization": f"Bearer {key}"},
             auto_decompress=False,
@@ -152,3 +153,8 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
             response.close()
             break
     return bytes(body[:BODY_LIMIT])
+
+
+def _tls(scheme: str) -> ssl.SSLContext | bool:
+    """aiohttp's own context knows no authority (``spark_modeld.lean``)."""
+    return ssl.create_default_context() if scheme == "https" else True
