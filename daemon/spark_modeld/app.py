@@ -21,10 +21,11 @@ from spark_modeld.config.load import ConfigDirectory
 from spark_modeld.config.tokens import TokenStore
 from spark_modeld.control.server import Kind, Runner, serve
 from spark_modeld.core.errors import SparkError
-from spark_modeld.engine import Engine, Outside
+from spark_modeld.engine import Engine
 from spark_modeld.face import Snapshot
 from spark_modeld.memory.attribution import Owners
 from spark_modeld.memory.gauge import NvmlGauge
+from spark_modeld.ports import Outside
 from spark_modeld.state import StateFile
 from spark_modeld.systemd import notify, sockets
 from spark_modeld.systemd.journal import Journalctl

@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Coroutine
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import structlog
 
 from spark_modeld import ports
+from spark_modeld.chronicle import Chronicle, with_last_words
 from spark_modeld.core import effects as fx
 from spark_modeld.core import lifecycle as life_of
 from spark_modeld.core.errors import Code, Problem, SparkError, refuse
@@ -27,15 +28,9 @@ from spark_modeld.promises import Promises
 from spark_modeld.publish import Publisher, snapshot_of
 from spark_modeld.saver import Saver
 from spark_modeld.units import Units
+from spark_modeld.watches import Watches
 
 log = structlog.get_logger()
-
-_FLOOR_PERIOD = 0.2
-_IDLE_PERIOD = 10.0
-_NO_READING_PAUSE = 1.0
-_LOG_LINES = 20
-_LOG_SECONDS = 2.0
-_BLAMED_ON_THE_UNIT = frozenset({Code.MODEL_FAILED, Code.START_TIMEOUT})
 
 _ENDING = Problem(Code.SHUTTING_DOWN, "The daemon is shutting down; ask again when it is back.")
 _BROKEN = Problem(Code.INTERNAL, "The daemon ends because of a bug, its journal says which; ask again when it is back.")
@@ -44,24 +39,10 @@ T = TypeVar("T")
 Handler = Callable[[], fx.Effects]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outside:
-    """Everything the engine may touch."""
-
-    systemd: ports.Systemd
-    gauge: ports.Gauge
-    prober: ports.Prober
-    store: ports.Store
-    marks: ports.Marks
-    clock: ports.Clock
-    journal: ports.Journal
-    source: ports.CatalogSource
-
-
 class Engine:
     """The daemon's state and the only thing that changes it. Implements ``face.Face``."""
 
-    def __init__(self, outside: Outside, *, boot_id: str, new_id: Callable[[], str]) -> None:
+    def __init__(self, outside: ports.Outside, *, boot_id: str, new_id: Callable[[], str]) -> None:
         self._out = outside
         self._boot_id = boot_id
         self._new_id = new_id
@@ -73,20 +54,18 @@ class Engine:
         self._promises = Promises()
         self._saver = Saver(outside.store, lambda: self._post(lambda: [fx.Save()]))
         self._tasks: set[asyncio.Task[None]] = set()
-        self._watches: dict[tuple[str, Act], tuple[int, asyncio.Task[None]]] = {}
+        self._watches = Watches(
+            outside, slot=lambda: self._slot, post=self._post, spawn=self._spawn, blind=self._say_blind
+        )
         self._timers: dict[str, Callable[[], None]] = {}
         self._wake: Callable[[], None] | None = None
         self._asks: dict[int, asyncio.Future[None]] = {}
-        self._waiters: dict[str, list[asyncio.Future[Switch]]] = {}
         self._last_ask = 0
         self._told_when_done: list[Callable[[], object]] = []
-        self._just_ended: list[Switch] = []
-        self._untold: set[str] = set()
-        self._history: tuple[Switch, ...] = ()
         self._warnings: dict[str, Warning] = {}
         self._config_problem: Problem | None = None
-        self._rungs: dict[str, str] = {}
         self._publisher = Publisher(outside.clock.now())
+        self._chronicle = Chronicle(self._publisher.ended)
         self._record = Record()
         self._slot = Slot(Catalog(), self._record, outside.clock.now(), new_id=new_id)
         self._units = Units(self._slot, outside.systemd)
@@ -100,7 +79,7 @@ class Engine:
 
     async def _boot(self) -> None:
         self._record, warning = self._out.store.load()
-        self._history = self._record.history
+        self._chronicle.history = self._record.history
         if warning:
             self._warn("state-damaged", warning)
         try:
@@ -116,7 +95,7 @@ class Engine:
         if self._config_problem is None:
             await self._connect()
         await self.ping()
-        self._spawn(self._sample(), "sample")
+        self._spawn(self._watches.sample(self._observe), "sample")
 
     def open(self) -> None:
         """From here on models are started: the one that belongs in the slot first."""
@@ -188,7 +167,7 @@ class Engine:
             answers, self._told_when_done = self._told_when_done, []
             for answer in answers:
                 answer()
-            self._tell_ended()
+            self._chronicle.tell()
 
     async def _run(self, effect: fx.Effect) -> None:
         match effect:
@@ -197,7 +176,7 @@ class Engine:
             case fx.Arm(model, epoch, at):
                 self._arm(model, epoch, at)
             case fx.Read(token):
-                self._spawn(self._read_for(token), "reading")
+                self._watches.read(token)
             case fx.Wake(at):
                 if self._wake:
                     self._wake()
@@ -214,13 +193,8 @@ class Engine:
         self._publisher.publish(snapshot_of(self._slot, warnings=warnings, config_problem=self._config_problem))
 
     def _tidy(self) -> None:
-        """Ends what belongs to an epoch that is over, and watches the units the catalog names now."""
-        lives = self._slot.house.lives
-        for key, (epoch, task) in tuple(self._watches.items()):
-            life = lives.get(key[0])
-            if task.done() or life is None or life.epoch != epoch:
-                task.cancel()
-                del self._watches[key]
+        """Ends what is over, and watches the units the catalog names now."""
+        self._watches.tidy()
         self._units.follow()
 
     def _tell(self, before: Switch | None) -> None:
@@ -271,14 +245,8 @@ class Engine:
                 self._units.kill(spec, epoch)
             case Act.LOOK:
                 self._out.systemd.look(spec.unit)
-            case Act.CLIMB:
-                self._watch(model, act, epoch, self._climb(spec, epoch))
-            case Act.WATCH_ROOM:
-                self._watch(model, act, epoch, self._watch_room(model, epoch))
-            case Act.WATCH_FLOOR:
-                self._watch(model, act, epoch, self._watch_floor(model, epoch))
-            case Act.WATCH_GONE:
-                self._watch(model, act, epoch, self._watch_gone(spec, epoch))
+            case _:
+                self._watches.begin(spec, act, epoch)
 
     def _mark(self, spec: Model) -> None:
         if isinstance(spec.run, OwnUnit):
@@ -303,13 +271,8 @@ class Engine:
 
         self._timers[model] = self._out.clock.call_at(at, expired)
 
-    def _watch(self, model: str, act: Act, epoch: int, work: Coroutine[Any, Any, None]) -> None:
-        if old := self._watches.pop((model, act), None):
-            old[1].cancel()
-        self._watches[model, act] = (epoch, self._spawn(work, f"{act} {model}"))
-
     async def _save(self) -> None:
-        self._record = self._slot.record(self._history, self._boot_id, self._record)
+        self._record = self._slot.record(self._chronicle.history, self._boot_id, self._record)
         failure = await self._saver.save(self._record)
         if failure is None:
             self._warnings.pop("state-not-saved", None)
@@ -330,125 +293,35 @@ class Engine:
         else:
             future.set_exception(SparkError(problem))
 
-    # The end of a switch.
-
     def _ended(self, switch: Switch) -> None:
-        self._history = (*self._history, switch)[-HISTORY:]
-        self._untold.add(switch.id)
-        if switch.error is not None and switch.error.code in _BLAMED_ON_THE_UNIT:
-            self._spawn(self._tail(switch), f"log of {switch.id}")
-        else:
-            self._just_ended.append(switch)
+        if self._chronicle.add(switch):
+            self._spawn(self._add_last_words(switch), f"log of {switch.id}")
 
-    async def _tail(self, switch: Switch) -> None:
-        """A failure is told with the unit's last words."""
-        error = switch.error
-        assert error is not None
-        lines: tuple[str, ...] = ()
-        with contextlib.suppress(TimeoutError):
-            unit = str(error.extra.get("unit", ""))
-            lines = await asyncio.wait_for(self._out.journal.tail(unit, _LOG_LINES), _LOG_SECONDS)
-        detail = error.detail
-        if error.code is Code.START_TIMEOUT and (rung := self._rungs.get(str(error.extra.get("model")))):
-            detail += f" Last it waited for: {rung}."
-        told = replace(switch, error=replace(error, detail=detail, extra={**error.extra, "log": list(lines)}))
+    async def _add_last_words(self, switch: Switch) -> None:
+        rung = self._watches.rungs.get(switch.model or "")
+        told = await with_last_words(switch, self._out.journal, rung)
 
-        def close() -> fx.Effects:
-            self._history = tuple(told if s.id == switch.id else s for s in self._history)
-            self._just_ended.append(told)
+        def amend() -> fx.Effects:
+            self._chronicle.amend(told)
             return [fx.Save()]
 
-        self._post(close)
-
-    def _tell_ended(self) -> None:
-        """Last of all, so that whoever waited finds the snapshot and the disk as they are now."""
-        ended, self._just_ended = self._just_ended, []
-        for switch in ended:
-            self._close(switch)
-
-    def _close(self, switch: Switch) -> None:
-        detail = f": {switch.error.detail}" if switch.error else ""
-        log.info(
-            f"switch to {switch.model or 'nothing'} ended {switch.outcome}{detail}",
-            model=switch.model or "",
-            switch_id=switch.id,
-        )
-        self._untold.discard(switch.id)
-        self._publisher.ended(switch)
-        for waiter in self._waiters.pop(switch.id, []):
-            if not waiter.done():
-                waiter.set_result(switch)
-
-    # Watches: each posts what it sees and ends with its epoch.
-
-    async def _read(self) -> Reading:
-        """A reading, however long it takes: what waits for one must not start without it."""
-        while True:
-            try:
-                reading = await self._out.gauge.read()
-            except SparkError as error:
-                self._post(lambda error=error: self._no_reading(error))  # type: ignore[misc]
-            else:
-                self._warnings.pop("no-reading", None)
-                return reading
-            await self._out.clock.sleep(_NO_READING_PAUSE)
-
-    def _no_reading(self, error: SparkError) -> fx.Effects:
-        self._warn("no-reading", error.problem.detail)
-        return []
-
-    async def _read_for(self, token: int) -> None:
-        reading = await self._read()
-        self._post(lambda: self._slot.taken(token, reading, self._now()))
-
-    async def _climb(self, spec: Model, epoch: int) -> None:
-        try:
-            ended = await self._out.prober.climb(spec, lambda rung: self._rungs.update({spec.id: rung}))
-            problem = ended.problem if isinstance(ended, ports.LadderRefused) else None
-        except Exception as error:
-            # One engine's odd answer must not end the daemon: it would find it again after every restart.
-            log.exception(f"the readiness probe of {spec.id} failed", model=spec.id)
-            problem = Problem(Code.MODEL_FAILED, f"Its readiness could not be probed: {error!r}.")
-        self._post(lambda: self._slot.unit_event(spec.id, life_of.Ladder(epoch, problem), self._now()))
-
-    async def _watch_room(self, model: str, epoch: int) -> None:
-        pause = 0.02
-        while True:
-            reading = await self._read()
-            self._post(lambda reading=reading: self._slot.room(model, epoch, reading, self._now()))  # type: ignore[misc]
-            await self._out.clock.sleep(pause)
-            pause = min(pause * 1.5, 1.0)
-
-    async def _watch_floor(self, model: str, epoch: int) -> None:
-        while True:
-            reading = await self._read()
-            self._post(lambda reading=reading: self._slot.floor(model, epoch, reading, self._now()))  # type: ignore[misc]
-            await self._out.clock.sleep(_FLOOR_PERIOD)
-
-    async def _watch_gone(self, spec: Model, epoch: int) -> None:
-        """Neither systemd nor the driver may know of a process of this unit."""
-        pause = 0.005
-        while True:
-            with contextlib.suppress(SparkError):
-                left, reading = await asyncio.gather(self._out.systemd.processes(spec.unit), self._out.gauge.read())
-                # A gauge that hangs knows nothing; what starts next still needs a fresh reading that fits.
-                holding = [p for p in reading.processes if p.model == spec.id and not reading.stale]
-                if not left and not holding:
-                    break
-            await self._out.clock.sleep(pause)
-            pause = min(pause * 1.5, 1.0)
-        self._post(lambda: self._slot.unit_event(spec.id, life_of.Gone(epoch), self._now()))
-
-    async def _sample(self) -> None:
-        """The slow look at memory while nothing happens."""
-        while True:
-            await self._out.clock.sleep(_IDLE_PERIOD)
-            reading = await self._read()
-            self._post(lambda reading=reading: self._observe(reading))  # type: ignore[misc]
+        self._post(amend)
 
     def _observe(self, reading: Reading) -> fx.Effects:
         self._slot.observed(reading)
         return [fx.Save()] if "state-not-saved" in self._warnings else []
+
+    def _say_blind(self, why: str | None) -> None:
+        """Whether memory can be read at all, as a warning."""
+        if why is None:
+            self._warnings.pop("no-reading", None)
+            return
+
+        def warn() -> fx.Effects:
+            self._warn("no-reading", why)
+            return []
+
+        self._post(warn)
 
     # Reports from systemd.
 
@@ -528,11 +401,7 @@ class Engine:
         waiter: asyncio.Future[Switch] = self._promises.make()
 
         def join() -> fx.Effects:
-            current = self.find_switch(switch_id)
-            if current.outcome is not None and switch_id not in self._untold:
-                waiter.set_result(current)
-            else:
-                self._waiters.setdefault(switch_id, []).append(waiter)
+            self._chronicle.join(self.find_switch(switch_id), waiter)
             return []
 
         self._in_turn(waiter, join)
@@ -541,9 +410,7 @@ class Engine:
         except TimeoutError:
             return self.find_switch(switch_id)
         finally:
-            waiting = self._waiters.get(switch_id, [])
-            if waiter in waiting:
-                waiting.remove(waiter)
+            self._chronicle.leave(switch_id, waiter)
 
     def find_switch(self, switch_id: str) -> Switch:
         """See ``Face``."""
@@ -554,7 +421,7 @@ class Engine:
 
     def switches(self) -> tuple[Switch, ...]:
         """See ``Face``."""
-        ended = tuple(reversed(self._history))
+        ended = tuple(reversed(self._chronicle.history))
         return (self._slot.switch, *ended) if self._slot.switch else ended
 
     async def measure(self) -> Reading:

@@ -198,3 +198,17 @@ class CatalogSource(Protocol):
 
     def load(self) -> Catalog:
         """The configuration on disk. SparkError ``invalid-config`` with every finding. Blocking."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outside:
+    """Everything the engine may touch."""
+
+    systemd: Systemd
+    gauge: Gauge
+    prober: Prober
+    store: Store
+    marks: Marks
+    clock: Clock
+    journal: Journal
+    source: CatalogSource

@@ -10,8 +10,7 @@ from dataclasses import replace
 import pytest
 import structlog
 
-from spark_modeld import engine as engine_module
-from spark_modeld import saver
+from spark_modeld import chronicle, saver
 from spark_modeld.core.errors import Code, Problem, SparkError
 from spark_modeld.core.model import ActiveState, Instant, Outcome, Phase, Requester, Switch, SwitchPhase
 from spark_modeld.core.record import Record
@@ -28,7 +27,7 @@ NO_GAUGE = Problem(Code.INTERNAL, "The gauge cannot be read.")
 def short_deadlines(monkeypatch: pytest.MonkeyPatch) -> None:
     """For what hangs for good: the engine soon gives up waiting for it."""
     monkeypatch.setattr(saver, "SAVE_SECONDS", 0.02)
-    monkeypatch.setattr(engine_module, "_LOG_SECONDS", 0.02)
+    monkeypatch.setattr(chronicle, "_LOG_SECONDS", 0.02)
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ from spark_modeld.core.model import (
 )
 from spark_modeld.core.record import Record
 from spark_modeld.engine import Engine
-from spark_modeld.engine import Outside as Ports
+from spark_modeld.ports import Outside as Ports
 
 GIB = 1 << 30
 TOTAL = 128 * GIB

@@ -1,0 +1,146 @@
+"""What has no signal and must be looked at again and again. Each look is posted to the writer, in its epoch."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import structlog
+
+from spark_modeld import ports
+from spark_modeld.core import lifecycle as life_of
+from spark_modeld.core.effects import Effects
+from spark_modeld.core.errors import Code, Problem, SparkError
+from spark_modeld.core.lifecycle import Act
+from spark_modeld.core.model import Instant, Model, Reading
+from spark_modeld.core.slot import Slot
+
+log = structlog.get_logger()
+
+_FLOOR_PERIOD = 0.2
+_IDLE_PERIOD = 10.0
+_NO_READING_PAUSE = 1.0
+
+Handler = Callable[[], Effects]
+Spawn = Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]
+
+
+class Watches:
+    """The looks under way, by model and kind.
+
+    ``slot`` gives the slot of the moment, ``post`` queues a handler for the writer, ``spawn`` makes a task whose bug
+    ends the engine, ``blind`` is told why no reading can be taken, and None when one was.
+    """
+
+    def __init__(
+        self,
+        outside: ports.Outside,
+        *,
+        slot: Callable[[], Slot],
+        post: Callable[[Handler], None],
+        spawn: Spawn,
+        blind: Callable[[str | None], None],
+    ) -> None:
+        self.rungs: dict[str, str] = {}
+        self._out = outside
+        self._slot = slot
+        self._post = post
+        self._spawn = spawn
+        self._blind = blind
+        self._running: dict[tuple[str, Act], tuple[int, asyncio.Task[None]]] = {}
+
+    def begin(self, spec: Model, act: Act, epoch: int) -> None:
+        """Begins a watch; one of the same kind for the same model ends."""
+        look = {
+            Act.CLIMB: self._climb,
+            Act.WATCH_ROOM: self._room,
+            Act.WATCH_FLOOR: self._floor,
+            Act.WATCH_GONE: self._gone,
+        }[act]
+        if old := self._running.pop((spec.id, act), None):
+            old[1].cancel()
+        self._running[spec.id, act] = (epoch, self._spawn(look(spec, epoch), f"{act} {spec.id}"))
+
+    def tidy(self) -> None:
+        """Ends what belongs to an epoch that is over."""
+        lives = self._slot().house.lives
+        for key, (epoch, task) in tuple(self._running.items()):
+            life = lives.get(key[0])
+            if task.done() or life is None or life.epoch != epoch:
+                task.cancel()
+                del self._running[key]
+
+    def read(self, token: int) -> None:
+        """Takes the reading that the core asked for."""
+        self._spawn(self._read_for(token), "reading")
+
+    async def sample(self, observe: Callable[[Reading], Effects]) -> None:
+        """The slow look at memory while nothing happens."""
+        while True:
+            await self._out.clock.sleep(_IDLE_PERIOD)
+            reading = await self._reading()
+            self._post(_given(observe, reading))
+
+    def _now(self) -> Instant:
+        return self._out.clock.now()
+
+    async def _reading(self) -> Reading:
+        """A reading, however long it takes: what waits for one must not start without it."""
+        while True:
+            try:
+                reading = await self._out.gauge.read()
+            except SparkError as error:
+                self._blind(error.problem.detail)
+            else:
+                self._blind(None)
+                return reading
+            await self._out.clock.sleep(_NO_READING_PAUSE)
+
+    async def _read_for(self, token: int) -> None:
+        reading = await self._reading()
+        self._post(lambda: self._slot().taken(token, reading, self._now()))
+
+    async def _climb(self, spec: Model, epoch: int) -> None:
+        self.rungs.pop(spec.id, None)
+        try:
+            ended = await self._out.prober.climb(spec, lambda rung: self.rungs.update({spec.id: rung}))
+            problem = ended.problem if isinstance(ended, ports.LadderRefused) else None
+        except Exception as error:
+            # One engine's odd answer must not end the daemon: it would find it again after every restart.
+            log.exception(f"the readiness probe of {spec.id} failed", model=spec.id)
+            problem = Problem(Code.MODEL_FAILED, f"Its readiness could not be probed: {error!r}.")
+        self._post(lambda: self._slot().unit_event(spec.id, life_of.Ladder(epoch, problem), self._now()))
+
+    async def _room(self, spec: Model, epoch: int) -> None:
+        pause = 0.02
+        while True:
+            reading = await self._reading()
+            self._post(_given(lambda r: self._slot().room(spec.id, epoch, r, self._now()), reading))
+            await self._out.clock.sleep(pause)
+            pause = min(pause * 1.5, 1.0)
+
+    async def _floor(self, spec: Model, epoch: int) -> None:
+        while True:
+            reading = await self._reading()
+            self._post(_given(lambda r: self._slot().floor(spec.id, epoch, r, self._now()), reading))
+            await self._out.clock.sleep(_FLOOR_PERIOD)
+
+    async def _gone(self, spec: Model, epoch: int) -> None:
+        """Neither systemd nor the driver may know of a process of this unit."""
+        pause = 0.005
+        while True:
+            with contextlib.suppress(SparkError):
+                left, reading = await asyncio.gather(self._out.systemd.processes(spec.unit), self._out.gauge.read())
+                # A gauge that hangs knows nothing; what starts next still needs a fresh reading that fits.
+                holding = [p for p in reading.processes if p.model == spec.id and not reading.stale]
+                if not left and not holding:
+                    break
+            await self._out.clock.sleep(pause)
+            pause = min(pause * 1.5, 1.0)
+        self._post(lambda: self._slot().unit_event(spec.id, life_of.Gone(epoch), self._now()))
+
+
+def _given(handle: Callable[[Reading], Effects], reading: Reading) -> Handler:
+    return lambda: handle(reading)
