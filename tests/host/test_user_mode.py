@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import subprocess
+import tomllib
+from collections.abc import Iterator
 
 import pytest
 
 from support.spark import SparkHost, llama_model
 from support.tiny_models import sentence_of, tiny_model
+from support.witness import until
 
 pytestmark = pytest.mark.host
 
-PORT = 8001
+PORTS = {"alpha": 8001, "beta": 8002}
+OWN_PORT = 30177
+SETTINGS = f"""\
+[memory]
+reserve = "256MiB"
+large = "16MiB"
+floor = "128MiB"
+[control]
+listen = ["127.0.0.1:{OWN_PORT}"]
+"""
 
 
 class User:
@@ -28,37 +40,108 @@ class User:
         return self.host.run("env", f"XDG_RUNTIME_DIR=/run/user/{self.uid}", *argv, user=self.name, check=check)
 
     def configure(self) -> None:
+        """Two tiny models, each of which says its own name."""
         folder = f"/home/{self.name}/.config/spark-modeld"
-        entry = llama_model("alpha", port=PORT, gguf=f"/srv/models/{tiny_model('alpha').name}", memory="64MiB")
-        self.host.write(f"{folder}/models.d/alpha.toml", entry)
-        self.host.write(f"{folder}/spark-modeld.toml", '[memory]\nreserve = "256MiB"\nfloor = "128MiB"\n')
+        for model, port in PORTS.items():
+            entry = llama_model(model, port=port, gguf=f"/srv/models/{tiny_model(model).name}", memory="64MiB")
+            self.host.write(f"{folder}/models.d/{model}.toml", entry)
+        self.host.write(f"{folder}/spark-modeld.toml", SETTINGS)
         self.host.run("chown", "-R", f"{self.name}:", f"/home/{self.name}/.config")
+
+    def systemctl(self, *words: str, check: bool = True) -> str:
+        return self.run("systemctl", "--user", *words, check=check).stdout.strip()
+
+    def show(self, unit: str, prop: str) -> str:
+        return self.systemctl("show", "--value", "--property", prop, unit)
+
+    def switch(self, model: str) -> None:
+        self.run("spark-modelctl", "--user", "switch", "--wait", model)
+
+    def serves(self, model: str) -> None:
+        """Only this model runs, as its user, and answers."""
+        assert self.host.ask(PORTS[model]) == sentence_of(model)
+        pid = self.show(f"spark-model@{model}", "MainPID")
+        assert self.host.run("stat", "-c", "%U", f"/proc/{pid}").stdout.strip() == self.name
+        for other in PORTS.keys() - {model}:
+            assert self.show(f"spark-model@{other}", "ActiveState") == "inactive"
 
 
 @pytest.fixture(scope="module")
 def user(installed_host: SparkHost) -> User:
     user = User(installed_host, "ursula")
     user.configure()
-    user.run("systemctl", "--user", "enable", "--now", "spark-modeld.socket", "spark-modeld-http.socket")
+    user.systemctl("enable", "--now", "spark-modeld.socket", "spark-modeld-http.socket")
     return user
 
 
-def test_a_switch(user: User) -> None:
-    user.run("spark-modelctl", "--user", "switch", "--wait", "alpha")
-    assert user.host.ask(PORT) == sentence_of("alpha")
-    pid = user.run(
-        "systemctl", "--user", "show", "--value", "--property", "MainPID", "spark-model@alpha"
-    ).stdout.strip()
-    assert user.host.run("stat", "-c", "%U", f"/proc/{pid}").stdout.strip() == "ursula"
+def test_switches(user: User) -> None:
+    for model in ("alpha", "beta", "alpha"):
+        user.switch(model)
+        user.serves(model)
+    assert user.show("spark-modeld", "StatusText") == "alpha: serving"
+    state = user.host.path(f"/home/{user.name}/.local/state/spark-modeld/state.toml")
+    assert tomllib.loads(state.read_text())["desired"] == "alpha"
+
+
+def test_the_model_outlives_the_daemon(user: User) -> None:
+    user.switch("alpha")
+    daemon, model = user.show("spark-modeld", "MainPID"), user.show("spark-model@alpha", "MainPID")
+    user.systemctl("kill", "--signal", "KILL", "spark-modeld")
+    until("it is back", lambda: user.show("spark-modeld", "MainPID") not in {daemon, "0"})
+    user.switch("alpha")
+    user.serves("alpha")
+    assert user.show("spark-model@alpha", "MainPID") == model
 
 
 def test_a_start_behind_the_daemons_back_is_asked_about(user: User) -> None:
-    user.run("systemctl", "--user", "stop", "spark-model@alpha")
-    user.run("systemctl", "--user", "start", "spark-model@alpha")
-    user.host.await_engine(PORT)
-    assert user.host.ask(PORT) == sentence_of("alpha")
+    user.switch("alpha")
+    assert user.run("systemctl", "--user", "start", "spark-model@beta", check=False).returncode != 0
+    user.systemctl("reset-failed", "spark-model@beta")
+    user.serves("alpha")
+    user.systemctl("stop", "spark-model@alpha")
+    user.systemctl("start", "spark-model@alpha")
+    user.host.await_engine(PORTS["alpha"])
+    user.serves("alpha")
 
 
 def test_the_socket_is_the_users_own(user: User) -> None:
     shown = user.run("stat", "-c", "%U %a", f"/run/user/{user.uid}/spark-modeld/control.sock").stdout.strip()
     assert shown == "ursula 600"
+
+
+@pytest.fixture
+def by_hand(user: User) -> Iterator[subprocess.Popen[str]]:
+    """``spark-modeld --user`` in the foreground, while systemd has none."""
+    user.systemctl("stop", "spark-modeld.socket", "spark-modeld-http.socket", "spark-modeld.service")
+    script = 'echo $$ >"$XDG_RUNTIME_DIR/by-hand.pid"; exec spark-modeld --user'
+    environment = ("env", f"XDG_RUNTIME_DIR=/run/user/{user.uid}", "sh", "-c", script)
+    daemon = user.host.popen(*environment, user=user.name, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    yield daemon
+    end_by_hand(user)
+    daemon.communicate(timeout=30)
+    user.systemctl("start", "spark-modeld.socket", "spark-modeld-http.socket")
+
+
+def end_by_hand(user: User) -> None:
+    user.run("sh", "-c", 'kill -TERM "$(cat "$XDG_RUNTIME_DIR/by-hand.pid")"', check=False)
+
+
+def test_started_by_hand_it_binds_for_itself(user: User, by_hand: subprocess.Popen[str]) -> None:
+    runs = ("spark-modelctl", "--user", "status", "--json")
+    until("it answers", lambda: user.run(*runs, check=False).returncode == 0)
+    for model in ("beta", "alpha"):
+        user.switch(model)
+        user.serves(model)
+    shown = user.run("stat", "-c", "%U", f"/run/user/{user.uid}/spark-modeld/control.sock").stdout.strip()
+    assert shown == user.name
+    url = f"http://127.0.0.1:{OWN_PORT}"
+    assert user.host.run("curl", "-sS", f"{url}/health").stdout == '{"status":"ok"}'
+    assert user.host.run("curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", f"{url}/api/status").stdout == "401"
+    made = user.run("spark-modelctl", "--user", "token", "add", "--json", "--scope", "observe", "mine").stdout
+    assert '"token"' in made
+    end_by_hand(user)
+    said, _ = by_hand.communicate(timeout=30)
+    assert by_hand.returncode == 0, said
+    assert "is ready" in said
+    user.serves("alpha")
+    assert user.run(*runs, check=False).returncode == 3
