@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import gc
 import os
 import threading
 
@@ -175,6 +176,8 @@ async def test_close_leaves_nothing(bus: Bus, seen: Recorder, when: str) -> None
         await manager.close()
         manager.start(UNIT, 1)
         assert await manager.unit_of(1) is None
+        del manager, connecting
+        gc.collect()  # GLib's wrappers are in cycles, and a context has a descriptor of its own
 
     await once()  # GLib's own worker thread and its descriptors stay for good
     threads, before, told = threading.active_count(), len(descriptors()), len(seen.reports)

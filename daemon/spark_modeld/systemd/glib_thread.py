@@ -20,6 +20,8 @@ from gi.repository import Gio, GLib
 
 log = structlog.get_logger(__name__)
 
+PROPERTIES = "org.freedesktop.DBus.Properties"
+
 _MAX_REPLY_SECONDS = 2**31 // 1000 - 1
 
 
@@ -71,6 +73,7 @@ class _Inbox(GLib.Source):  # type: ignore[misc]
         with self._lock:
             os.close(self._fd)
             self._fd = -1
+            self._work.clear()
 
     def prepare(self) -> tuple[bool, int]:
         """GLib asks whether to dispatch without polling."""
@@ -233,7 +236,7 @@ class Link:
             found = {name: everything.lookup_value(name, None) for name in names}
             return ({name: value.unpack() for name, value in found.items() if value is not None},)
 
-        self._send(Call(destination, path, "org.freedesktop.DBus.Properties.GetAll", "(s)", ("",)), done, pick)
+        self._send(Call(destination, path, f"{PROPERTIES}.GetAll", "(s)", ("",)), done, pick)
 
     def _send(self, call: Call, done: Done, unpack: Callable[[Any], tuple[Any, ...]]) -> None:
         def finished(connection: Any, result: Any, *_: object) -> None:
@@ -286,6 +289,33 @@ class Link:
         def cancel() -> None:
             self._undo.discard(cancel)
             subscription.unsubscribe()  # may be called twice
+
+        self._undo.add(cancel)
+        return cancel
+
+    def follow(self, sender: str, path: str, names: tuple[str, ...], changed: Callable[..., None]) -> Cancel:
+        """Calls ``changed(interface, values, invalidated)`` at every PropertiesChanged of the object; undone like that.
+
+        Only the named values are unpacked: a service's signal carries a hundred, and there are six to a switch.
+        """
+
+        def on_signal(_bus: object, _sender: str, _path: str, _interface: str, _signal: str, content: Any) -> None:
+            everything = content.get_child_value(1)
+            found = {name: everything.lookup_value(name, None) for name in names}
+            values = {name: value.unpack() for name, value in found.items() if value is not None}
+            changed(content.get_child_value(0).get_string(), values, content.get_child_value(2).unpack())
+
+        flags = Gio.DBusSignalFlags.NONE
+        numbers = [
+            self._connection.signal_subscribe(
+                sender, PROPERTIES, "PropertiesChanged", path, None, flags, guarded(on_signal)
+            )
+        ]
+
+        def cancel() -> None:
+            self._undo.discard(cancel)
+            while numbers:  # may be called twice
+                self._connection.signal_unsubscribe(numbers.pop())
 
         self._undo.add(cancel)
         return cancel

@@ -19,14 +19,13 @@ from spark_modeld.ports import (
     UnitChanged,
 )
 from spark_modeld.systemd.glib_thread import BusError, Call, Cancel, Done, Link, Reply
-from spark_modeld.systemd.translate import NO_SUCH_PROCESS, NO_SUCH_UNIT, call_failure
+from spark_modeld.systemd.translate import NO_SUCH_PROCESS, NO_SUCH_UNIT, STATUS_PROPERTIES, call_failure
 from spark_modeld.systemd.watch import Changed, Watch
 
 log = structlog.get_logger(__name__)
 
 MANAGER_PATH = "/org/freedesktop/systemd1"
 MANAGER = "org.freedesktop.systemd1.Manager"
-PROPERTIES = "org.freedesktop.DBus.Properties"
 
 # Every way down starts the first of these; the jobs of one transaction are announced in no order we can rely on.
 _WAYS_DOWN = frozenset(
@@ -132,7 +131,7 @@ class Session:
 
     def on_changed(self, path: str, changed: Changed) -> Cancel:
         """Calls ``changed`` at every PropertiesChanged of the unit at ``path``, whichever interface it is about."""
-        return self._link.subscribe(self._owner, PROPERTIES, "PropertiesChanged", changed, path=path)
+        return self._link.follow(self._owner, path, STATUS_PROPERTIES, changed)
 
     def unanswered(self, error: BusError) -> None:
         """Ends a session that cannot begin, because systemd does not answer; a later silence may pass."""
