@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from spark_modeld.core.errors import SparkError
 from spark_modeld.core.model import GpuProcess
@@ -16,20 +16,19 @@ UnitOf = Callable[[int], Awaitable[str | None]]
 
 _UNSURE_SECONDS = 5.0
 _ANONYMOUS_SECONDS = 30.0
-_PROC_FILE_BYTES = 16384
 
 
 @dataclass(frozen=True, slots=True)
 class _Identity:
-    """What /proc/PID/stat tells: the program's name, and the start time that tells a PID from its next use."""
+    """The program's name, and the start time (Unix seconds) that tells a PID from its next use."""
 
     command: str = ""
-    started: str | None = None
+    started: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    started: str | None
+    started: float | None
     unit: str | None
     until: float | None
 
@@ -87,28 +86,19 @@ class Processes:
 
 def _identify(pid: int) -> _Identity:
     """Empty for a process that is gone, or that a hardened /proc hides."""
-    stat = _read_proc(pid, "stat")
-    if stat is None:
+    import psutil  # noqa: PLC0415 - a fifteenth of the daemon's start, and most readings have no process to name
+
+    try:
+        process = psutil.Process(pid)
+        with process.oneshot():
+            return _Identity(process.name(), process.create_time())
+    except psutil.Error:
         return _Identity()
-    # pid (comm) state ppid ...: the name may itself contain spaces and parentheses; start time is field 22.
-    head, _, tail = stat.rpartition(")")
-    return _Identity(head.partition("(")[2], tail.split()[19])
 
 
 def _unit_from_proc(pid: int, *, user: bool) -> str | None:
-    text = _read_proc(pid, "cgroup")
-    return None if text is None else unit_of_cgroup(text, user=user)
-
-
-def _read_proc(pid: int, name: str) -> str | None:
-    """One of a process's small files. Without Python's buffers: this is most of what a reading costs."""
     try:
-        descriptor = os.open(f"/proc/{pid}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+        text = Path(f"/proc/{pid}/cgroup").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
-    try:
-        return os.read(descriptor, _PROC_FILE_BYTES).decode(errors="replace")
-    except OSError:
-        return None
-    finally:
-        os.close(descriptor)
+    return unit_of_cgroup(text, user=user)
