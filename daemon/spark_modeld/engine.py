@@ -303,6 +303,7 @@ class Engine:
 
         def amend() -> fx.Effects:
             self._chronicle.amend(told)
+            self._slot.reworded(switch.error, told.error)
             return [fx.Save()]
 
         self._post(amend)

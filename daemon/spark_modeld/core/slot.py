@@ -182,6 +182,11 @@ class Slot:
         """A reading that nobody's start waits for."""
         self.house.reading = reading
 
+    def reworded(self, before: Problem | None, after: Problem | None) -> None:
+        """The same problem, of which more is known now."""
+        if self.planner.reason is not None and self.planner.reason == before:
+            self.planner.reason = after
+
     def wake(self, now: Instant) -> Effects:
         """The time asked for with ``Wake`` has come."""
         return self._settle(now)
