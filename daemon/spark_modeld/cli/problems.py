@@ -24,7 +24,10 @@ def tell(failure: Failure, *, as_json: bool) -> None:
 
 
 def _lines(problem: dict[str, Any]) -> Iterator[str]:
-    what = clean(str(problem.get("detail") or problem.get("title")))
+    findings = _members(problem, "findings")
+    # With findings the detail repeats the first few of them.
+    told = f"{problem.get('title')}:" if findings else problem.get("detail") or problem.get("title")
+    what = clean(str(told))
     yield f"{paint('spark-modelctl:', 'red', stream=sys.stderr)} {what}"
     numbers = [f"{name} {size(problem[name])}" for name in _SIZES if isinstance(problem.get(name), int)]
     if numbers:
@@ -32,7 +35,7 @@ def _lines(problem: dict[str, Any]) -> Iterator[str]:
     for holder in _members(problem, "holders"):
         who = holder.get("model") or f"{holder.get('command') or 'a process'} (PID {holder.get('pid')})"
         yield f"  held by {clean(str(who))}: {size(holder.get('bytes'))}"
-    for finding in _members(problem, "findings"):
+    for finding in findings:
         place = ": ".join(str(finding[k]) for k in ("file", "key") if finding.get(k))
         yield f"  {clean(place)}: {clean(str(finding.get('message', '')))}"
     log = problem.get("log")
