@@ -1,0 +1,39 @@
+"""A finding: one thing that is wrong, or worth knowing, about a model before it is tried."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Level(StrEnum):
+    """How much a finding matters: errors block a switch unless forced, warnings and infos are shown."""
+
+    ERROR = "error"
+    WARNING = "warning"
+    INFO = "info"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """``message`` says what is the case, ``hint`` what to do about it; ``code`` is stable, for programs."""
+
+    code: str
+    level: Level
+    message: str
+    hint: str = ""
+
+
+def error(code: str, message: str, hint: str) -> Finding:
+    """A finding that blocks a switch."""
+    return Finding(code, Level.ERROR, message, hint)
+
+
+def warning(code: str, message: str, hint: str) -> Finding:
+    """A finding that is shown."""
+    return Finding(code, Level.WARNING, message, hint)
+
+
+def info(code: str, message: str, hint: str = "") -> Finding:
+    """A finding that asks for nothing."""
+    return Finding(code, Level.INFO, message, hint)
