@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import os
 import secrets
 import signal
 import socket
 import sys
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 
-from spark_modeld import lean  # isort: skip - before whatever imports aiohttp
 from spark_modeld import __version__, logs, paths
 from spark_modeld.backends.ladder import Ladder
 from spark_modeld.clock import SystemClock
 from spark_modeld.config.load import ConfigDirectory
 from spark_modeld.config.tokens import TokenStore
-from spark_modeld.control.server import Kind, Runner, serve
 from spark_modeld.core.errors import SparkError
 from spark_modeld.engine import Engine
 from spark_modeld.face import Snapshot
@@ -31,6 +32,9 @@ from spark_modeld.systemd import notify, sockets
 from spark_modeld.systemd.journal import Journalctl
 from spark_modeld.systemd.manager import Manager
 from spark_modeld.systemd.marks import Marks
+
+if TYPE_CHECKING:
+    from spark_modeld.control.server import Kind, Runner
 
 log = structlog.get_logger()
 
@@ -49,18 +53,11 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     try:
         where = paths.find(user=options.user, config=options.config)
-        logs.set_up(_log_level(where))
+        logs.set_up("info")
         return asyncio.run(Daemon(where, user=options.user).run())
     except (OSError, ValueError, SparkError) as error:
         print(f"spark-modeld: {error}", file=sys.stderr)
         return 1
-
-
-def _log_level(where: paths.Paths) -> str:
-    try:
-        return ConfigDirectory(where.config).load().settings.log.level
-    except SparkError:
-        return "info"
 
 
 class Daemon:
@@ -92,6 +89,7 @@ class Daemon:
             ),
         )
         self._engine = Engine(outside, boot_id=_boot_id(), new_id=lambda: f"sw-{secrets.token_hex(5)}")
+        self._log_level = "info"
         self._stop = asyncio.Event()
         self._reloads: set[asyncio.Task[None]] = set()
 
@@ -101,7 +99,10 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
-        await self._engine.boot()
+        # aiohttp is half of the daemon's start: it is imported while systemd answers.
+        await asyncio.gather(self._engine.boot(), asyncio.to_thread(_import_aiohttp))
+        self._follow_log_level(self._engine.snapshot)
+        self._engine.listen(self._follow_log_level)
         runner = await self._serve()
         self._engine.listen(_tell_status)
         notify.ready()
@@ -110,7 +111,8 @@ class Daemon:
             self._engine.open()
         watchdog = asyncio.create_task(self._feed_watchdog(), name="watchdog")
         log.info(f"spark-modeld {__version__} is ready")
-        lean.started()
+        gc.freeze()
+        gc.enable()
         stopped = await self._stopped()
         notify.stopping()
         notify.extend_timeout(_EXTEND_USEC)
@@ -133,7 +135,14 @@ class Daemon:
         await asyncio.gather(*pending, return_exceptions=True)
         return broken not in done
 
+    def _follow_log_level(self, snapshot: Snapshot) -> None:
+        if snapshot.catalog.settings.log.level != self._log_level:
+            self._log_level = snapshot.catalog.settings.log.level
+            logs.set_up(self._log_level)
+
     async def _serve(self) -> Runner:
+        from spark_modeld.control.server import serve  # noqa: PLC0415 - imported by ``_import_aiohttp``
+
         return await serve(
             self._engine,
             self._listeners(),
@@ -176,6 +185,12 @@ class Daemon:
             await self._engine.ping()
             notify.watchdog()
             await asyncio.sleep(interval / 2)
+
+
+def _import_aiohttp() -> None:
+    """Everything that needs it, ``lean`` first."""
+    for name in ("lean", "control.server", "backends.climb"):
+        import_module(f"spark_modeld.{name}")
 
 
 def _tell_status(snapshot: Snapshot) -> None:

@@ -2,17 +2,15 @@
 
 When it is imported, aiohttp builds a TLS context with every certificate authority of the machine, a sixth of the
 daemon's whole start. Few engines speak https; those get a context of their own (``backends/probe.py``). Here the
-authorities are looked for where there are none. The collector would only walk what imports keep for ever.
+authorities are looked for where there are none.
 """
 
 from __future__ import annotations
 
-import gc
 import os
 
 _VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 
-gc.disable()
 _before = {name: os.environ.get(name) for name in _VARIABLES}
 os.environ.update(SSL_CERT_FILE=os.devnull, SSL_CERT_DIR=os.devnull)
 try:
@@ -23,9 +21,3 @@ finally:
             del os.environ[_name]
         else:
             os.environ[_name] = _value
-
-
-def started() -> None:
-    """The daemon is up: what it has made so far is there to stay, the collector looks after the rest."""
-    gc.freeze()
-    gc.enable()

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from spark_modeld.backends import engine_of
-from spark_modeld.backends.climb import Attempt, Climb, Sleep
 from spark_modeld.backends.pace import pause
-from spark_modeld.backends.probe import Probe
 from spark_modeld.core.errors import SparkError
 from spark_modeld.core.model import Model
 from spark_modeld.ports import LadderPassed, LadderRefused
+
+if TYPE_CHECKING:
+    from spark_modeld.backends.climb import Attempt, Sleep
 
 
 class Ladder:
@@ -34,6 +36,10 @@ class Ladder:
 
     async def climb(self, model: Model, rung: Callable[[str], None]) -> LadderPassed | LadderRefused:
         """See ports.Prober. Nothing is left open when it returns or is cancelled."""
+        # Late, because they import aiohttp, which the daemon's start does not wait for.
+        from spark_modeld.backends.climb import Climb  # noqa: PLC0415
+        from spark_modeld.backends.probe import Probe  # noqa: PLC0415
+
         key, trouble = self._key_of(model)
         async with Probe(model.url, key) as probe:
             climb = Climb(model, engine_of(model.engine), probe, rung=rung, key_trouble=trouble, sleep=self._sleep)
