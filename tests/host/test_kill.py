@@ -215,6 +215,7 @@ def test_a_storm_leaves_a_valid_record_and_the_last_wish(scene: Scene) -> None:
     thread.join()
     known = {switch["id"]: switch for switch in scene.host.api("GET", "/api/switches")[1]["switches"]}
     assert answered
+    answered = answered[-100:]  # a fast machine answers more than the 200 that are remembered
     assert set(answered) <= known.keys()
     # One that was never answered may have been taken as well, and is then the last wish.
     last = max(known.values(), key=lambda switch: str(switch["started_at"]))

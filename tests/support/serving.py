@@ -219,8 +219,12 @@ class Watch:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: object, trace: TracebackType | None) -> None:
-        self._over.set()
-        self._thread.join()
+        try:
+            if kind is None:  # a short story is looked at a little longer: what it left is part of it
+                await_that(lambda: self.looks > 10 or not self._thread.is_alive(), "the watch to have looked")
+        finally:
+            self._over.set()
+            self._thread.join()
         if kind is None:
             assert self.looks > 10, "the watch has hardly looked"
             assert self._expected or not self.parallel, f"two large models were alive: {self.parallel}"
