@@ -28,6 +28,22 @@ class ModelState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """The demands for one model: how many requests wait for it, and since when (Unix seconds) the first of them."""
+
+    model: str
+    waiters: int
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A request's hold on a serving model. Given back exactly once, with ``Leases.release``."""
+
+    model: Model
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Warning:
     """Something a person should know; it stands until it is no longer true."""
 
@@ -50,6 +66,7 @@ class Snapshot:
     in_flight: int = 0
     desired: str | None = None
     switch: Switch | None = None
+    queue: tuple[Waiting, ...] = ()
     models: Mapping[str, ModelState] = field(default_factory=lambda: MappingProxyType({}))
     reading: Reading | None = None
     bus: str = "lost"
@@ -113,3 +130,31 @@ class Face(Protocol):
 
     def events(self, last_id: int | None) -> AsyncIterator[Event]:
         """Events as they happen, after ``last_id`` when that is still remembered."""
+
+
+class Leases(Protocol):
+    """What the gateway may ask of the engine, besides reading the snapshot.
+
+    Names are ids, aliases or served names; None, ``local`` and ``default`` mean the slot's occupant, else what belongs
+    in the slot.
+    """
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The latest snapshot."""
+
+    def lease(self, name: str | None) -> Lease | None:
+        """A lease, if the model serves and takes requests now; None if one has to wait for it (``demand``).
+
+        Synchronous, so that nothing can happen between check and count. SparkError ``unknown-model``.
+        """
+
+    async def demand(self, name: str | None, *, actor: str | None, may_switch: bool = True) -> Lease:
+        """Waits until the model serves, starting or switching to it where need be. Cancelling hangs up.
+
+        SparkError, once to each waiter: the failed switch's own problem; ``busy`` with ``holder`` and ``retry_after``
+        where another model holds the slot and this caller or this model may not switch.
+        """
+
+    def release(self, lease: Lease) -> None:
+        """Gives a lease back: the response is fully relayed, or its client is gone."""
