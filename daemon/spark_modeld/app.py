@@ -25,6 +25,7 @@ from spark_modeld.core.errors import SparkError
 from spark_modeld.engine import Engine
 from spark_modeld.face import Snapshot
 from spark_modeld.memory.attribution import Owners
+from spark_modeld.memory.containers import Containers
 from spark_modeld.memory.gauge import NvmlGauge
 from spark_modeld.ports import Outside
 from spark_modeld.state import StateFile
@@ -69,11 +70,13 @@ class Daemon:
         self._passed = sockets.passed()
         systemd = Manager(user=user)
         clock = SystemClock()
+        # The launchers are root's; beside a user's own systemd they run as that user.
+        self._containers = Containers(where.reports, owner=os.getuid() if user else 0)
         self._gauge = NvmlGauge(
             clock,
             meminfo_path=os.environ.get("SPARK_MODELD_MEMINFO", "/proc/meminfo"),
             unit_of=systemd.unit_of,
-            owners=lambda: Owners.of(self._engine.snapshot.catalog.models.values()),
+            owners=self._owners,
             user=user,
         )
         outside = Outside(
@@ -92,6 +95,10 @@ class Daemon:
         self._log_level = "info"
         self._stop = asyncio.Event()
         self._reloads: set[asyncio.Task[None]] = set()
+
+    def _owners(self) -> Owners:
+        models = self._engine.snapshot.catalog.models
+        return Owners.of(models.values(), self._containers.of(models))
 
     async def run(self) -> int:
         """From start to SIGTERM, or to a bug that ends the engine; the exit status. OSError if a bind fails."""

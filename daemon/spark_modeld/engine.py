@@ -427,7 +427,7 @@ class Engine:
 
     async def measure(self) -> Reading:
         """See ``Face``."""
-        reading = await self._out.gauge.read()
+        reading = await self._out.gauge.read(thorough=True)
         self._post(lambda: self._observe(reading))
         return reading
 

@@ -24,6 +24,11 @@ class Paths:
         return self.runtime / "control.sock"
 
     @property
+    def reports(self) -> Path:
+        """What the launchers report of the models' units, beside the daemon's own runtime directory."""
+        return self.runtime.parent / "spark-models"
+
+    @property
     def tokens(self) -> Path:
         """The token hashes."""
         return self.config / "tokens.toml"

@@ -127,8 +127,12 @@ class Systemd(Protocol):
 class Gauge(Protocol):
     """Reads memory. Never blocks the event loop, however long NVML hangs."""
 
-    async def read(self) -> Reading:
-        """A fresh reading; ``stale`` when NVML did not answer within its deadline."""
+    async def read(self, *, thorough: bool = False) -> Reading:
+        """A fresh reading; ``stale`` when NVML did not answer within its deadline.
+
+        ``thorough`` also looks for the strangers in the machine's own memory: for what people read, and for what may be
+        refused; not for what is read many times a second.
+        """
 
 
 @dataclass(frozen=True, slots=True)

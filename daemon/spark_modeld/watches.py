@@ -86,11 +86,11 @@ class Watches:
     def _now(self) -> Instant:
         return self._out.clock.now()
 
-    async def _reading(self) -> Reading:
+    async def _reading(self, *, thorough: bool = False) -> Reading:
         """A reading, however long it takes: what waits for one must not start without it."""
         while True:
             try:
-                reading = await self._out.gauge.read()
+                reading = await self._out.gauge.read(thorough=thorough)
             except SparkError as error:
                 self._blind(error.problem.detail)
             else:
@@ -99,7 +99,7 @@ class Watches:
             await self._out.clock.sleep(_NO_READING_PAUSE)
 
     async def _read_for(self, token: int) -> None:
-        reading = await self._reading()
+        reading = await self._reading(thorough=True)
         self._post(lambda: self._slot().taken(token, reading, self._now()))
 
     async def _climb(self, spec: Model, epoch: int) -> None:
@@ -116,7 +116,7 @@ class Watches:
     async def _room(self, spec: Model, epoch: int) -> None:
         pause = 0.02
         while True:
-            reading = await self._reading()
+            reading = await self._reading(thorough=True)
             self._post(_given(lambda r: self._slot().room(spec.id, epoch, r, self._now()), reading))
             await self._out.clock.sleep(pause)
             pause = min(pause * 1.5, 1.0)

@@ -205,7 +205,12 @@ async def test_memory_is_measured_afresh(control: Control) -> None:
     assert shown["source"] == "unified"
     assert shown["processes"][0] == {
         "pid": 4242, "bytes": 37 * GIB, "model": "qwen", "unit": "spark-model@qwen.service", "command": "python3",
+        "user": "spark-model",
     }  # fmt: skip
+    assert shown["strangers"] == [
+        {"pid": 88, "bytes": 12 * GIB, "unit": "user@1000.service", "command": "llama-server", "user": "ann"}
+    ]
+    assert shown["huge_pages"] == {"reserved": 2 * GIB, "free": GIB, "page": 2 << 20}
     assert shown["processes"][1]["bytes"] is None
     assert {m["model"]: m["bytes"] for m in shown["models"]} == {"qwen": 37 * GIB, "embed": 0}
 

@@ -966,7 +966,7 @@ async def test_a_bug_in_a_handler_ends_the_engine_and_leaves_nobody_waiting(outs
 
 
 async def test_a_bug_in_a_watch_ends_the_engine_too(outside: Outside, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def broken() -> None:
+    async def broken(*, thorough: bool = False) -> None:
         raise ZeroDivisionError("a bug")
 
     monkeypatch.setattr(outside.gauge, "read", broken)

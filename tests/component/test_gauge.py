@@ -28,11 +28,11 @@ from tests.support.nvml import (
 )
 
 from spark_modeld.core.errors import Code, SparkError, refuse
-from spark_modeld.core.model import Instant, MemorySource, Reading
+from spark_modeld.core.model import HugePages, Instant, MemorySource, Reading
 from spark_modeld.memory.attribution import Owners
 from spark_modeld.memory.gauge import NvmlGauge
 from spark_modeld.memory.nvml import RETRY_SECONDS
-from spark_modeld.memory.processes import _Identity
+from spark_modeld.memory.procfs import Identity, user_name
 
 pytestmark = pytest.mark.component
 
@@ -277,15 +277,69 @@ async def test_reserved_huge_pages_are_said_and_nothing_is_refused(bench: Bench)
     assert reading.available == IDLE_KB * 1024
     (note,) = reading.notes
     assert note.startswith("2.0 GiB are reserved as 1024 huge pages of 2048 kB, 1.0 GiB of them free")
+    assert reading.huge_pages == HugePages(2 * GIB, GIB, 2 << 20)
 
 
 async def test_processes_have_command_unit_and_model(bench: Bench) -> None:
     bench.units.known = {os.getpid(): "sglang-qwen.service", 4_000_001: "gdm.service"}
     bench.nvml.processes([Process(os.getpid(), GIB), Process(4_000_001, 1)])
     ours, gone = (await bench.gauge.read()).processes
-    assert ours.command == own_program()
+    assert (ours.command, ours.user) == (own_program(), user_name(os.getuid()))
     assert (ours.unit, ours.model) == ("sglang-qwen.service", "qwen")
-    assert (gone.command, gone.unit, gone.model) == ("", "gdm.service", None)
+    assert (gone.command, gone.user, gone.unit, gone.model) == ("", "", "gdm.service", None)
+
+
+async def test_a_process_that_cannot_be_looked_at_in_time_is_named_later(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A locked process, or a directory of users in a network that is down, hangs whoever looks."""
+    answer = threading.Event()
+
+    def slow(pid: int) -> Identity:
+        answer.wait(SOON)
+        return Identity("python3", "ann")
+
+    monkeypatch.setattr("spark_modeld.memory.processes.identify", slow)
+    monkeypatch.setattr(bench.gauge._processes, "_deadline", 0.05)
+    bench.units.known = {os.getpid(): "sglang-qwen.service"}
+    bench.nvml.processes([Process(os.getpid(), GIB)])
+    async with heartbeat() as beats:
+        (process,) = (await bench.gauge.read()).processes
+        assert beats() > 10
+    assert (process.command, process.user, process.model, process.bytes) == ("", "", "qwen", GIB)
+    answer.set()
+    bench.clock.mono += 10
+    monkeypatch.setattr(bench.gauge._processes, "_deadline", NEVER)
+    (process,) = (await bench.gauge.read()).processes
+    assert (process.command, process.user) == ("python3", "ann")
+
+
+@pytest.fixture
+def big(monkeypatch: pytest.MonkeyPatch) -> dict[int, int]:
+    """What the scan of /proc finds: PID -> bytes."""
+    found: dict[int, int] = {}
+    monkeypatch.setattr("spark_modeld.memory.strangers.big_processes", lambda least: dict(found))
+    return found
+
+
+async def test_a_thorough_reading_names_the_largest_strangers(bench: Bench, big: dict[int, int]) -> None:
+    big |= {4_000_000 + n: n * GIB for n in range(1, 8)} | {os.getpid(): 40 * GIB}
+    bench.units.known = {os.getpid(): "user@1000.service", 4_000_007: "sglang-qwen.service"}
+    reading = await bench.gauge.read(thorough=True)
+    first, *others = reading.strangers
+    assert (first.pid, first.bytes, first.unit) == (os.getpid(), 40 * GIB, "user@1000.service")
+    assert (first.command, first.user) == (own_program(), user_name(os.getuid()))
+    assert [stranger.pid for stranger in others] == [4_000_006, 4_000_005, 4_000_004, 4_000_003]  # 7 is qwen's
+    assert (await bench.gauge.read()).strangers == ()
+
+
+async def test_strangers_do_not_matter_beside_a_gpu_with_memory_of_its_own(bench: Bench, big: dict[int, int]) -> None:
+    big[os.getpid()] = 40 * GIB
+    bench.nvml.discrete()
+    assert (await bench.gauge.read(thorough=True)).strangers == ()
+    bench.nvml.absent()
+    bench.clock.mono += RETRY_SECONDS
+    assert len((await bench.gauge.read(thorough=True)).strangers) == 1
 
 
 async def test_a_process_is_looked_up_once(bench: Bench) -> None:
@@ -319,12 +373,13 @@ async def test_a_process_without_unit_is_asked_for_again_later(bench: Bench) -> 
 
 
 async def test_another_process_with_the_same_pid_is_looked_up(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    started = "100"
-    monkeypatch.setattr("spark_modeld.memory.processes._identify", lambda pid: _Identity("python3", started))
+    started = 100
+    monkeypatch.setattr("spark_modeld.memory.processes.started", lambda pid: started)
+    monkeypatch.setattr("spark_modeld.memory.processes.identify", lambda pid: Identity("python3", "ann"))
     bench.nvml.processes([Process(4_000_001, GIB)])
     bench.units.known = {4_000_001: "sglang-qwen.service"}
     assert (await bench.gauge.read()).processes[0].model == "qwen"
-    bench.units.known, started = {4_000_001: "gdm.service"}, "200"
+    bench.units.known, started = {4_000_001: "gdm.service"}, 200
     assert (await bench.gauge.read()).processes[0].unit == "gdm.service"
 
 
@@ -491,7 +546,7 @@ async def test_close_leaves_a_thread_that_hangs_and_it_ends_when_nvml_returns(be
     await hung(bench)
     (thread,) = set(threading.enumerate()) - before
     async with asyncio.timeout(SOON):
-        await bench.gauge.close()
+        assert not await bench.gauge.close()
     assert thread.is_alive()
     assert thread.daemon
     bench.nvml.works()

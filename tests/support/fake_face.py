@@ -20,6 +20,8 @@ from spark_modeld.core.model import (
     EngineKind,
     Footprint,
     GpuProcess,
+    HostProcess,
+    HugePages,
     Instant,
     Launch,
     MemorySource,
@@ -65,10 +67,12 @@ def make_reading(**changes: Any) -> Reading:
         "source": MemorySource.UNIFIED,
         "taken_at": instant(),
         "gpu": "NVIDIA GB10",
+        "huge_pages": HugePages(2 * GIB, GIB, 2 << 20),
         "processes": (
-            GpuProcess(4242, 37 * GIB, "python3", "spark-model@qwen.service", "qwen"),
-            GpuProcess(77, None, "Xorg"),
+            GpuProcess(4242, 37 * GIB, "python3", "spark-model@qwen.service", "qwen", "spark-model"),
+            GpuProcess(77, None, "Xorg", user="root"),
         ),
+        "strangers": (HostProcess(88, 12 * GIB, "llama-server", "user@1000.service", "ann"),),
     }
     return Reading(**{**values, **changes})
 

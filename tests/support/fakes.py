@@ -297,7 +297,7 @@ class FakeGauge:
         self.available: int | None = None
         self._clock, self._systemd, self._source = clock, systemd, source
 
-    async def read(self) -> Reading:
+    async def read(self, *, thorough: bool = False) -> Reading:
         if self.failure is not None:
             raise SparkError(self.failure)
         models = self._source.good.models.values()

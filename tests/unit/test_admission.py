@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from spark_modeld.core.admission import Holder, admit, held_by, is_large
@@ -11,6 +13,7 @@ from spark_modeld.core.model import (
     Basis,
     Footprint,
     GpuProcess,
+    HostProcess,
     Instant,
     MemorySettings,
     MemorySource,
@@ -77,8 +80,10 @@ def test_a_need_nobody_knows_counts_as_large() -> None:
 
 
 def test_the_refusal_says_every_number_and_who_holds_the_memory() -> None:
-    notebook = GpuProcess(4242, 9 * GIB, "jupyter", "session-3.scope")
-    refusal = admit("new", declared(60), reading(30 * GIB, notebook), MEMORY, leaving=[holder(20)])
+    notebook = GpuProcess(4242, 9 * GIB, "jupyter", "session-3.scope", user="ann")
+    server = HostProcess(77, 40 * GIB, "ollama", "ollama.service", "ollama")
+    now = replace(reading(30 * GIB, notebook), strangers=(server,))
+    refusal = admit("new", declared(60), now, MEMORY, leaving=[holder(20)])
     assert refusal is not None
     extra = refusal.extra
     assert (extra["needed"], extra["available"], extra["returned"], extra["reserve"]) == (
@@ -87,11 +92,14 @@ def test_the_refusal_says_every_number_and_who_holds_the_memory() -> None:
         20 * GIB,
         8 * GIB,
     )
+    where = ("pid", "command", "user", "unit", "bytes", "memory")
     assert extra["holders"] == [
-        {"model": None, "pid": 4242, "command": "jupyter", "unit": "session-3.scope", "bytes": 9 * GIB}
+        {"model": None} | dict(zip(where, (4242, "jupyter", "ann", "session-3.scope", 9 * GIB, "gpu"), strict=True)),
+        {"model": None} | dict(zip(where, (77, "ollama", "ollama", "ollama.service", 40 * GIB, "host"), strict=True)),
     ]
-    for said in ("60.0 GiB", "30.0 GiB", "20.0 GiB", "8.0 GiB", "18.0 GiB short", "jupyter (PID 4242) 9.0 GiB"):
+    for said in ("60.0 GiB", "30.0 GiB", "20.0 GiB", "8.0 GiB", "18.0 GiB short"):
         assert said in refusal.detail
+    assert "jupyter (PID 4242 of ann) 9.0 GiB, ollama (PID 77 of ollama) 40.0 GiB of host memory." in refusal.detail
 
 
 def test_force_skips_an_estimate_but_never_the_floor() -> None:

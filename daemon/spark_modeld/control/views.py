@@ -100,12 +100,18 @@ def memory(reading: Reading, snapshot: Snapshot) -> wire.Memory:
     for process in reading.processes:
         if process.model is not None:
             held[process.model] = held.get(process.model, 0) + (process.bytes or 0)
+    pages = reading.huge_pages
     alive = [s for s in snapshot.models.values() if s.model.id in held or s.phase not in _AT_REST]
     return wire.Memory(
         **_levels(reading, snapshot.catalog),
+        huge_pages=wire.HugePages(reserved=pages.reserved, free=pages.free, page=pages.page) if pages else None,
         processes=[
-            wire.Process(pid=p.pid, bytes=p.bytes, model=p.model, unit=p.unit, command=p.command)
+            wire.Process(pid=p.pid, bytes=p.bytes, model=p.model, unit=p.unit, command=p.command, user=p.user)
             for p in reading.processes
+        ],
+        strangers=[
+            wire.Stranger(pid=p.pid, bytes=p.bytes, unit=p.unit, command=p.command, user=p.user)
+            for p in reading.strangers
         ],
         models=[
             wire.ModelMemory(

@@ -175,7 +175,26 @@ class Process(Struct, kw_only=True):
     bytes: int | None
     model: str | None
     unit: str | None
-    command: Annotated[str, Meta(description="the program's name only")]
+    command: Annotated[str, Meta(description="the program's name only; empty where it cannot be seen")]
+    user: Annotated[str, Meta(description="the user's name, or number; empty where it cannot be seen")]
+
+
+class Stranger(Struct, kw_only=True):
+    """A process that works for no model and holds much of the machine's own memory."""
+
+    pid: int
+    bytes: Annotated[int, Meta(description="bytes that the kernel cannot take back, beside any GPU memory")]
+    unit: str | None
+    command: Annotated[str, Meta(description="the program's name only; empty where it cannot be seen")]
+    user: Annotated[str, Meta(description="the user's name, or number; empty where it cannot be seen")]
+
+
+class HugePages(Struct, kw_only=True):
+    """Memory that is set aside as huge pages and so is no part of what is available."""
+
+    reserved: Bytes
+    free: Bytes
+    page: Annotated[int, Meta(description="bytes of one page")]
 
 
 class ModelMemory(Struct, kw_only=True):
@@ -188,9 +207,11 @@ class ModelMemory(Struct, kw_only=True):
 
 
 class Memory(MemorySummary, kw_only=True):
-    """A fresh reading and who holds the memory."""
+    """A fresh reading and who holds the memory; ``strangers`` are the largest few, where models share their memory."""
 
+    huge_pages: HugePages | None
     processes: list[Process]
+    strangers: list[Stranger]
     models: list[ModelMemory]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from spark_modeld.core.errors import Code, Problem
-from spark_modeld.core.model import Basis, Footprint, MemorySettings, Reading
+from spark_modeld.core.model import Basis, Footprint, GpuProcess, HostProcess, MemorySettings, Reading
 
 _GIB = 1 << 30
 
@@ -105,11 +105,8 @@ def _memory_refused(
     )
     known = {h.model for h in staying}
     holders: list[dict[str, object]] = [_holder(h) for h in staying]
-    holders += [
-        {"model": p.model, "pid": p.pid, "command": p.command, "unit": p.unit, "bytes": p.bytes}
-        for p in reading.processes
-        if p.model is None or p.model not in known
-    ]
+    holders += [_process(p, p.model, "gpu") for p in reading.processes if p.model is None or p.model not in known]
+    holders += [_process(p, None, "host") for p in reading.strangers]
     if holders:
         detail += " Held by " + ", ".join(_name(h) for h in holders) + "."
     extra = {
@@ -128,10 +125,24 @@ def _holder(holder: Holder) -> dict[str, object]:
     return {"model": holder.model, "bytes": holder.gives_back}
 
 
+def _process(process: GpuProcess | HostProcess, model: str | None, memory: str) -> dict[str, object]:
+    return {
+        "model": model,
+        "pid": process.pid,
+        "command": process.command,
+        "user": process.user,
+        "unit": process.unit,
+        "bytes": process.bytes,
+        "memory": memory,
+    }
+
+
 def _name(holder: dict[str, object]) -> str:
     size = holder["bytes"]
-    who = holder["model"] or f"{holder['command']} (PID {holder['pid']})"
-    return f"{who} {gib(size) if isinstance(size, int) else 'an unknown amount'}"
+    user = f" of {holder['user']}" if holder.get("user") else ""
+    who = holder["model"] or f"{holder['command'] or 'a process'} (PID {holder['pid']}{user})"
+    where = " of host memory" if holder.get("memory") == "host" else ""
+    return f"{who} {gib(size) if isinstance(size, int) else 'an unknown amount'}{where}"
 
 
 def gib(amount: int) -> str:

@@ -302,7 +302,7 @@ class GpuProcess:
     """One process that holds GPU memory. ``bytes`` is None where the driver does not know.
 
     ``command`` is the program's name only, never its arguments; ``unit`` the systemd unit or
-    container scope it runs in.
+    container scope it runs in; ``user`` the name of the user, or the number where there is no name.
     """
 
     pid: int
@@ -310,6 +310,27 @@ class GpuProcess:
     command: str = ""
     unit: str | None = None
     model: str | None = None
+    user: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HostProcess:
+    """A process that is nobody's and holds much of the machine's own memory, in bytes."""
+
+    pid: int
+    bytes: int
+    command: str = ""
+    unit: str | None = None
+    user: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HugePages:
+    """Memory set aside as huge pages, in bytes: it is not part of what is available."""
+
+    reserved: int
+    free: int
+    page: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -317,7 +338,8 @@ class Reading:
     """One measurement of memory, in bytes. ``free`` is MemFree (some engine images gate on it).
 
     ``stale`` says that NVML did not answer in time and ``processes`` are from an earlier reading;
-    ``total`` and ``available`` are then still fresh wherever the kernel supplies them.
+    ``total`` and ``available`` are then still fresh wherever the kernel supplies them. ``strangers``
+    are looked for in thorough readings only, the largest first. ``notes`` say in words what a person should know.
     """
 
     total: int
@@ -328,6 +350,8 @@ class Reading:
     stale: bool = False
     gpu: str | None = None
     processes: tuple[GpuProcess, ...] = ()
+    strangers: tuple[HostProcess, ...] = ()
+    huge_pages: HugePages | None = None
     notes: tuple[str, ...] = ()
 
 

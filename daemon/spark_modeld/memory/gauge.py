@@ -8,13 +8,14 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from spark_modeld.core.errors import Code, refuse
-from spark_modeld.core.model import GpuProcess, Instant, Reading
+from spark_modeld.core.model import GpuProcess, HostProcess, Instant, MemorySource, Reading
 from spark_modeld.memory.attribution import Owners
 from spark_modeld.memory.lone_thread import LoneThread
 from spark_modeld.memory.meminfo import read_meminfo
 from spark_modeld.memory.nvml import Nvml, Survey
 from spark_modeld.memory.processes import Processes, UnitOf
 from spark_modeld.memory.shape import pool_of
+from spark_modeld.memory.strangers import Strangers
 from spark_modeld.ports import Clock
 
 _NO_OWNERS = Owners()
@@ -45,7 +46,13 @@ class NvmlGauge:
         self._meminfo_path = meminfo_path
         self._nvml = Nvml(lambda: clock.now().mono)
         self._thread = LoneThread("nvml")
-        self._processes = Processes(unit_of, owners, user=user, deadline=deadline)
+        self._proc = LoneThread("proc")
+
+        def names() -> Processes:
+            return Processes(self._proc, unit_of, owners, user=user, deadline=deadline)
+
+        self._processes = names()
+        self._strangers = Strangers(self._proc, names(), deadline=deadline)
         self._one_at_a_time = asyncio.Lock()
         self._survey = Survey()
         self._named: tuple[GpuProcess, ...] = ()
@@ -53,20 +60,23 @@ class NvmlGauge:
         self._late_since: Instant | None = None
         self._last: Reading | None = None
 
-    async def read(self) -> Reading:
+    async def read(self, *, thorough: bool = False) -> Reading:
         """A fresh reading: NVML is asked after this call, the kernel after NVML.
 
+        ``thorough`` looks for strangers too, wherever models live in the machine's own memory.
         SparkError ``internal`` when the kernel's file cannot be read and never could; later on, its last numbers stand
         in, and the reading is ``stale``.
         """
         async with self._one_at_a_time:
-            await self._ask_nvml()
-            self._last = self._compose()
-            return self._last
+            look = self._strangers.find(self._clock.now().mono) if thorough else _nobody()
+            strangers, _ = await asyncio.gather(look, self._ask_nvml())
+            self._last = reading = self._compose()
+            return reading if reading.source is MemorySource.DISCRETE else replace(reading, strangers=strangers)
 
-    async def close(self) -> None:
-        """Ends NVML's thread, unless it hangs: then it ends when NVML returns, or with the process."""
-        await self._thread.close(self._nvml.close, self.deadline)
+    async def close(self) -> bool:
+        """Ends the gauge's threads. False when one hangs: it ends when its call returns, or with the process."""
+        closed = await self._thread.close(self._nvml.close, self.deadline)
+        return await self._proc.close(lambda: None, self.deadline) and closed
 
     async def _ask_nvml(self) -> None:
         asked_at = self._clock.now()
@@ -93,6 +103,7 @@ class NvmlGauge:
             stale=self._late_since is not None,
             gpu=pool.gpu,
             processes=self._named,
+            huge_pages=kernel.reserved_pages,
             notes=(*pool.notes, *self._survey.trouble, *self._lateness()),
         )
 
@@ -109,6 +120,10 @@ class NvmlGauge:
         if self._answered_at is None:
             return (f"{since}: which processes hold GPU memory is not known",)
         return (f"{since}: the processes are those of {_utc(self._answered_at)}",)
+
+
+async def _nobody() -> tuple[HostProcess, ...]:
+    return ()
 
 
 def _utc(instant: Instant) -> str:

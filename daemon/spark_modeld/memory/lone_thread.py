@@ -48,17 +48,18 @@ class LoneThread:
         await self._wait(future)
         return future.result()
 
-    async def close(self, farewell: Callable[[], None], timeout: float) -> None:
-        """Ends the thread after one last call. A thread that hangs is left behind, to end when it comes back."""
-        if self._closed:
-            return
-        if self._thread is not None:
-            with suppress(TimeoutError):
-                await self.call(farewell, timeout)
-        self._closed = True
-        self._jobs.put(None)
-        if self._thread is not None and (self._pending is None or self._pending.done()):
+    async def close(self, farewell: Callable[[], None], timeout: float) -> bool:
+        """Ends the thread after one last call; False for one that hangs: it ends when it comes back."""
+        if not self._closed:
+            if self._thread is not None:
+                with suppress(TimeoutError):
+                    await self.call(farewell, timeout)
+            self._closed = True
+            self._jobs.put(None)
+        free = self._pending is None or self._pending.done()
+        if self._thread is not None and free:
             self._thread.join()  # it has nothing left to do but to take the None
+        return free
 
     async def _wait(self, future: asyncio.Future[Any]) -> None:
         """Waits for a call until it is due. The future is never cancelled: it says whether the thread is free."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from spark_modeld.core.model import HugePages
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemInfo:
@@ -17,18 +19,26 @@ class MemInfo:
     huge_page_size: int = 0
 
     @property
+    def reserved_pages(self) -> HugePages | None:
+        """The huge pages that are set aside, None if there are none."""
+        if self.huge_pages == 0:
+            return None
+        size = self.huge_page_size
+        return HugePages(self.huge_pages * size, self.huge_pages_free * size, size)
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What a person should know of these numbers.
 
         Reserved huge pages are not in MemAvailable, and NVIDIA's own samples then count them alone. So both numbers
         are said; neither is a reason to refuse everything.
         """
-        if self.huge_pages == 0:
+        pages = self.reserved_pages
+        if pages is None:
             return ()
-        reserved, free = self.huge_pages * self.huge_page_size, self.huge_pages_free * self.huge_page_size
         return (
-            f"{gib(reserved)} are reserved as {self.huge_pages} huge pages of {self.huge_page_size >> 10} kB, "
-            f"{gib(free)} of them free; they are not part of the {gib(self.available)} available",
+            f"{gib(pages.reserved)} are reserved as {self.huge_pages} huge pages of {pages.page >> 10} kB, "
+            f"{gib(pages.free)} of them free; they are not part of the {gib(self.available)} available",
         )
 
 

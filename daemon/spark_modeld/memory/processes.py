@@ -1,4 +1,4 @@
-"""Who the processes are that hold GPU memory: program, unit, model."""
+"""Who the processes are that hold memory: program, user, unit, model."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from pathlib import Path
 from spark_modeld.core.errors import SparkError
 from spark_modeld.core.model import GpuProcess
 from spark_modeld.memory.attribution import Owners, unit_of_cgroup
+from spark_modeld.memory.lone_thread import LoneThread
+from spark_modeld.memory.procfs import Identity, identify, started
 
 UnitOf = Callable[[int], Awaitable[str | None]]
 
@@ -19,16 +21,9 @@ _ANONYMOUS_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Identity:
-    """The program's name, and the start time (Unix seconds) that tells a PID from its next use."""
-
-    command: str = ""
-    started: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class _Known:
-    started: float | None
+    started: int | None
+    identity: Identity
     unit: str | None
     until: float | None
 
@@ -36,13 +31,21 @@ class _Known:
 class Processes:
     """Names processes. A process does not change its unit, so each is looked up once, not at every reading.
 
-    ``unit_of`` asks systemd; /proc/PID/cgroup is asked where that has no answer. ``owners`` gives the owners of the
-    moment, since the catalog may change. No lookup takes longer than ``deadline`` seconds.
+    ``thread`` is where /proc is asked who they are. ``unit_of`` asks systemd; /proc/PID/cgroup is asked where that has
+    no answer. ``owners`` gives the owners of the moment, since the catalog may change. No lookup takes longer than
+    ``deadline`` seconds; what it did not find is left empty and looked for again later.
     """
 
     def __init__(
-        self, unit_of: UnitOf | None, owners: Callable[[], Owners], *, user: bool = False, deadline: float = 2.0
+        self,
+        thread: LoneThread,
+        unit_of: UnitOf | None,
+        owners: Callable[[], Owners],
+        *,
+        user: bool = False,
+        deadline: float = 2.0,
     ) -> None:
+        self._thread = thread
         self._unit_of = unit_of
         self._owners = owners
         self._user = user
@@ -51,28 +54,37 @@ class Processes:
 
     async def name(self, usage: Mapping[int, int | None], now: float) -> tuple[GpuProcess, ...]:
         """The processes of ``usage`` (PID -> bytes), the largest first. ``now`` is monotonic seconds."""
-        identities = {pid: _identify(pid) for pid in usage}
-        kept = {pid: self._known[pid] for pid in usage if self._valid(pid, identities[pid], now)}
-        missing = [pid for pid in usage if pid not in kept]
-        units = await asyncio.gather(*(self._find_unit(pid) for pid in missing))
-        for pid, unit in zip(missing, units, strict=True):
-            started = identities[pid].started
-            if unit is None:
-                until: float | None = now + _UNSURE_SECONDS
-            else:
-                until = None if started is not None else now + _ANONYMOUS_SECONDS
-            kept[pid] = _Known(started, unit, until)
+        starts = {pid: started(pid) for pid in usage}
+        kept = {pid: self._known[pid] for pid in usage if self._valid(pid, starts[pid], now)}
+        if missing := [pid for pid in usage if pid not in kept]:
+            units = asyncio.gather(*(self._find_unit(pid) for pid in missing))
+            identities, units_found = await asyncio.gather(self._identify(missing), units)
+            for pid, unit in zip(missing, units_found, strict=True):
+                kept[pid] = _known(starts[pid], identities.get(pid), unit, now)
         self._known = kept
-        owners = self._owners()
+        owners = self._owners() if usage else Owners()
         named = (
-            GpuProcess(pid, size, identities[pid].command, kept[pid].unit, owners.model_of(kept[pid].unit))
+            GpuProcess(
+                pid,
+                size,
+                kept[pid].identity.command,
+                kept[pid].unit,
+                owners.model_of(kept[pid].unit),
+                kept[pid].identity.user,
+            )
             for pid, size in usage.items()
         )
         return tuple(sorted(named, key=lambda process: (-(process.bytes or 0), process.pid)))
 
-    def _valid(self, pid: int, identity: _Identity, now: float) -> bool:
+    def _valid(self, pid: int, start: int | None, now: float) -> bool:
         known = self._known.get(pid)
-        return known is not None and known.started == identity.started and (known.until is None or now < known.until)
+        return known is not None and known.started == start and (known.until is None or now < known.until)
+
+    async def _identify(self, pids: list[int]) -> dict[int, Identity]:
+        try:
+            return await self._thread.call(lambda: {pid: identify(pid) for pid in pids}, self._deadline)
+        except TimeoutError:
+            return {}
 
     async def _find_unit(self, pid: int) -> str | None:
         unit = None
@@ -84,16 +96,12 @@ class Processes:
         return unit if unit is not None and not unit.endswith(".slice") else _unit_from_proc(pid, user=self._user)
 
 
-def _identify(pid: int) -> _Identity:
-    """Empty for a process that is gone, or that a hardened /proc hides."""
-    import psutil  # noqa: PLC0415 - a fifteenth of the daemon's start, and most readings have no process to name
-
-    try:
-        process = psutil.Process(pid)
-        with process.oneshot():
-            return _Identity(process.name(), process.create_time())
-    except psutil.Error:
-        return _Identity()
+def _known(start: int | None, identity: Identity | None, unit: str | None, now: float) -> _Known:
+    if identity is None or unit is None:
+        until: float | None = now + _UNSURE_SECONDS
+    else:
+        until = None if start is not None else now + _ANONYMOUS_SECONDS
+    return _Known(start, identity or Identity(), unit, until)
 
 
 def _unit_from_proc(pid: int, *, user: bool) -> str | None:
