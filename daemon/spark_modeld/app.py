@@ -22,11 +22,13 @@ from spark_modeld.clock import SystemClock
 from spark_modeld.config.load import ConfigDirectory
 from spark_modeld.config.tokens import TokenStore
 from spark_modeld.core.errors import SparkError
+from spark_modeld.counting import Counting
 from spark_modeld.engine import Engine
 from spark_modeld.face import Snapshot
 from spark_modeld.memory.attribution import Owners
 from spark_modeld.memory.containers import Containers
 from spark_modeld.memory.gauge import NvmlGauge
+from spark_modeld.metrics import Metrics
 from spark_modeld.ports import Outside
 from spark_modeld.state import StateFile
 from spark_modeld.systemd import notify, sockets
@@ -92,6 +94,8 @@ class Daemon:
             ),
         )
         self._engine = Engine(outside, boot_id=_boot_id(), new_id=lambda: f"sw-{secrets.token_hex(5)}")
+        self._metrics = Metrics()
+        self._counting = Counting(self._metrics, lambda: self._engine.snapshot)
         self._log_level = "info"
         self._stop = asyncio.Event()
         self._reloads: set[asyncio.Task[None]] = set()
@@ -106,6 +110,8 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+        self._engine.listen(self._counting.see)
+        self._engine.listen_ended(self._counting.ended)
         # aiohttp is half of the daemon's start: it is imported while systemd answers.
         await asyncio.gather(self._engine.boot(), asyncio.to_thread(_import_aiohttp))
         self._follow_log_level(self._engine.snapshot)
@@ -157,6 +163,7 @@ class Daemon:
             version=__version__,
             # A user's own systemd runs the gates as that user.
             gate_uid=os.getuid() if self._user else 0,
+            metrics=self._metrics,
         )
 
     def _listeners(self) -> list[tuple[socket.socket, Kind]]:

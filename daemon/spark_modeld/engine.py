@@ -138,6 +138,10 @@ class Engine:
         """Calls back with every new snapshot."""
         self._publisher.listeners.append(listener)
 
+    def listen_ended(self, listener: Callable[[Switch], None]) -> None:
+        """Calls back with every switch that has ended."""
+        self._publisher.ended_listeners.append(listener)
+
     def _build(self, catalog: Catalog) -> None:
         self._slot = Slot(catalog, self._record, self._now(), new_id=self._new_id)
         self._slot.planner.held = bool(self._boot_id) and self._record.held_boot == self._boot_id

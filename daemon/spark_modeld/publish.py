@@ -184,6 +184,7 @@ class Publisher:
         self.snapshot = Snapshot()
         self.events = Events(int(now.wall * 1000))
         self.listeners: list[Callable[[Snapshot], None]] = []
+        self.ended_listeners: list[Callable[[Switch], None]] = []
 
     def publish(self, snapshot: Snapshot) -> None:
         """Makes this the latest snapshot."""
@@ -207,6 +208,8 @@ class Publisher:
     def ended(self, switch: Switch) -> None:
         """A switch has ended: the last event of its story."""
         self.events.emit("switch", switch_data(switch))
+        for listener in self.ended_listeners:
+            listener(switch)
 
 
 def _slot_data(snapshot: Snapshot) -> dict[str, Any]:

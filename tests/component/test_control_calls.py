@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from spark_modeld.core.errors import Code, Problem
 from spark_modeld.core.model import Catalog, Outcome, Phase, SwitchPhase
@@ -264,3 +265,16 @@ async def test_a_model_may_vanish_from_the_catalog(control: Control) -> None:
     control.face.snapshot = replace(control.face.snapshot, catalog=Catalog(), slot_phase=Phase.STOPPING)
     shown = (await control.call("GET", "/api/status")).json["slot"]
     assert (shown["model"], shown["unit"], shown["phase"]) == ("qwen", None, "stopping")
+
+
+async def test_metrics_are_text_that_prometheus_reads(control: Control) -> None:
+    answer = await control.call("GET", "/metrics")
+    assert (answer.status, answer.headers["content-type"]) == (200, "text/plain; version=0.0.4; charset=utf-8")
+    names = {family.name for family in text_string_to_metric_families(answer.body.decode())}
+    assert "spark_modeld_build_info" in names
+
+
+@pytest.mark.parametrize(("token", "status"), [("smd_observe", 200), ("smd_control", 200), ("smd_inference", 403)])
+async def test_metrics_over_tcp_need_a_token_that_may_look(control: Control, token: str, status: int) -> None:
+    headers = {"Authorization": f"Bearer {token}"}
+    assert (await control.call("GET", "/metrics", headers=headers, tcp=True)).status == status

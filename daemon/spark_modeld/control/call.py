@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from aiohttp import web
@@ -12,6 +12,7 @@ from aiohttp import web
 from spark_modeld.control.access import Caller
 from spark_modeld.core.errors import Code, refuse
 from spark_modeld.face import Face
+from spark_modeld.metrics import Metrics
 
 T = TypeVar("T")
 
@@ -28,6 +29,7 @@ class Context:
     spec: bytes
     closing: asyncio.Event
     gate_uid: int = 0
+    metrics: Metrics = field(default_factory=Metrics)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from importlib import import_module
+
 from aiohttp import web
 
 from spark_modeld.control import views, wire
@@ -63,6 +66,13 @@ async def memory(call: Call) -> web.StreamResponse:
     """A fresh reading."""
     reading = await until(call.face.measure(), call)
     return answer(views.memory(reading, call.face.snapshot))
+
+
+async def metrics(call: Call) -> web.StreamResponse:
+    """What was counted. The library is imported by the first who asks, beside the loop."""
+    exposition = await asyncio.to_thread(import_module, "spark_modeld.control.exposition")
+    text: bytes = exposition.render(call.context.metrics, call.context.version)
+    return web.Response(body=text, headers={**HEADERS, "Content-Type": exposition.CONTENT_TYPE})
 
 
 async def reload(call: Call) -> web.StreamResponse:

@@ -163,6 +163,13 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         method="GET",
+        path="/metrics",
+        handler=handlers.metrics,
+        summary="What was counted, for Prometheus",
+        answers={200: Answer(description="text format 0.0.4", media="text/plain")},
+    ),
+    Route(
+        method="GET",
         path="/openapi.json",
         handler=handlers.spec,
         summary="This document",
