@@ -10,6 +10,7 @@ from dataclasses import replace
 import structlog
 
 from spark_modeld import ports
+from spark_modeld.core.diagnosis import diagnose
 from spark_modeld.core.errors import Code
 from spark_modeld.core.model import Switch
 from spark_modeld.core.record import HISTORY
@@ -17,6 +18,8 @@ from spark_modeld.core.record import HISTORY
 log = structlog.get_logger()
 
 _LOG_LINES = 20
+# Looked at for what went wrong: an engine's tracebacks after the line that tells are longer than what is shown.
+_READ_LINES = 300
 _LOG_SECONDS = 2.0
 _BLAMED_ON_THE_UNIT = frozenset({Code.MODEL_FAILED, Code.START_TIMEOUT})
 
@@ -79,13 +82,19 @@ class Chronicle:
 
 
 async def with_last_words(switch: Switch, journal: ports.Journal, rung: str | None) -> Switch:
-    """The switch, its error carrying the unit's last log lines and what a start that took too long waited for."""
+    """The switch, its error carrying the unit's last log lines and what they are read as.
+
+    The error of a start that took too long also says what was waited for.
+    """
     error = switch.error
     assert error is not None
     lines: tuple[str, ...] = ()
     with contextlib.suppress(TimeoutError):
-        lines = await asyncio.wait_for(journal.tail(str(error.extra.get("unit", "")), _LOG_LINES), _LOG_SECONDS)
+        lines = await asyncio.wait_for(journal.tail(str(error.extra.get("unit", "")), _READ_LINES), _LOG_SECONDS)
     detail = error.detail
     if error.code is Code.START_TIMEOUT and rung:
         detail += f" Last it waited for: {rung}."
-    return replace(switch, error=replace(error, detail=detail, extra={**error.extra, "log": list(lines)}))
+    extra = {**error.extra, "log": list(lines[-_LOG_LINES:])}
+    if reading := diagnose(lines, result=str(error.extra.get("result", ""))):
+        extra["reading"] = reading.as_dict()
+    return replace(switch, error=replace(error, detail=detail, extra=extra))

@@ -102,13 +102,15 @@ async def test_status_is_one_screen(control: Control, ctl: Ctl) -> None:
 
 async def test_status_shows_the_switch_and_the_last_failure(control: Control, ctl: Ctl) -> None:
     await ctl("switch", "llama", "--no-wait")
-    control.face.finish("s1", Outcome.ROLLED_BACK, Problem(Code.MODEL_FAILED, "it died\x1b[2J\x07"))
+    reading = {"reading": {"message": "No room."}}
+    control.face.finish("s1", Outcome.ROLLED_BACK, Problem(Code.MODEL_FAILED, "it died\x1b[2J\x07", reading))
     await ctl("switch", "--no-wait", "embed")
     control.face.advance("s2", SwitchPhase.STARTING)
     done = await ctl("status")
     assert "qwen → embed  starting" in done.out
     assert "[s2]" in done.out
     assert "llama-70b rolled-back: it died" in done.out
+    assert "No room." in done.out
     assert "\x07" not in done.out
 
 
@@ -236,9 +238,20 @@ async def test_switch_empty(control: Control, ctl: Ctl) -> None:
     [
         (
             Outcome.ROLLED_BACK,
-            Problem(Code.MODEL_FAILED, "it died", {"unit": "u.service", "log": ("boom\x1b[2J\x07", "bye")}),
+            Problem(
+                Code.MODEL_FAILED,
+                "it died",
+                {
+                    "unit": "u.service",
+                    "log": ("boom\x1b[2J\x07", "bye"),
+                    "reading": {"code": "x", "message": "No room.\x07", "hint": "Make room.", "line": "boom"},
+                },
+            ),
             1,
-            ["it died", "| boom", "| bye", "qwen was started again", "journalctl -u u.service"],
+            [
+                *("it died", "says: No room.", "to do: Make room.", "| boom", "| bye"),
+                *("qwen was started again", "journalctl -u u.service"),
+            ],
         ),
         (
             Outcome.FAILED,

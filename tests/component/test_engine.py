@@ -262,8 +262,29 @@ async def test_a_failed_switch_carries_the_units_last_lines(outside: Outside) ->
     assert (ended.error.code, ended.error.extra["unit"]) == (Code.MODEL_FAILED, unit("alpha"))
     assert ended.error.extra["log"] == ["CUDA out of memory", "exiting"]
     assert outside.journal.asked == [unit("alpha")]
+    assert ended.error.extra["reading"]["code"] == "out-of-memory"
     assert outside.engine.find_switch(ended.id) == ended
     await outside.until(lambda: outside.store.record.history[-1:] == (ended,))
+
+
+async def test_what_went_wrong_is_read_above_the_lines_that_are_shown(outside: Outside) -> None:
+    outside.journal.lines = ("ModuleNotFoundError: No module named 'sglang'", *(f"line {n}" for n in range(100)))
+    outside.systemd.will("start", unit("alpha"), "failed")
+    error = (await switched(outside.engine, "alpha")).error
+    assert error is not None
+    assert error.extra["log"] == [f"line {n}" for n in range(80, 100)]
+    assert (error.extra["reading"]["code"], error.extra["reading"]["line"]) == (
+        "missing-module",
+        "ModuleNotFoundError: No module named 'sglang'",
+    )
+
+
+async def test_a_log_that_says_nothing_well_known_is_not_read(outside: Outside) -> None:
+    outside.journal.lines = ("bye",)
+    outside.systemd.will("start", unit("alpha"), "failed")
+    error = (await switched(outside.engine, "alpha")).error
+    assert error is not None
+    assert "reading" not in error.extra
 
 
 @pytest.mark.usefixtures("short_deadlines")

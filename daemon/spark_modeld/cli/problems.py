@@ -38,6 +38,10 @@ def _lines(problem: dict[str, Any]) -> Iterator[str]:
     for finding in findings:
         place = ": ".join(str(finding[k]) for k in ("file", "key") if finding.get(k))
         yield f"  {clean(place)}: {clean(str(finding.get('message', '')))}"
+    reading = problem.get("reading")
+    if isinstance(reading, dict):
+        yield f"  what its log says: {clean(str(reading.get('message')))}"
+        yield f"  what to do: {clean(str(reading.get('hint')))}"
     log = problem.get("log")
     if isinstance(log, list | tuple) and log:
         yield f"  last lines of {problem.get('unit', 'the unit')}:"

@@ -129,7 +129,8 @@ def _memory_line(memory: dict[str, Any]) -> str:
 
 def _failure(switch: dict[str, Any]) -> str:
     when = span(age(switch["finished_at"])) if switch["finished_at"] else "?"
-    why = switch["error"]["detail"] if switch["error"] is not None else switch["outcome"]
+    error = switch["error"] or {"detail": switch["outcome"]}
+    why = " ".join([error["detail"], *([error["reading"]["message"]] if "reading" in error else [])])
     return f"{when} ago, {switch['model'] or 'empty'} {switch['outcome']}: {clean(why)}"
 
 
