@@ -18,6 +18,7 @@ import structlog
 
 from spark_modeld import __version__, logs, paths
 from spark_modeld.backends.ladder import Ladder
+from spark_modeld.backends.vitals import EngineVitals
 from spark_modeld.clock import SystemClock
 from spark_modeld.config.load import ConfigDirectory
 from spark_modeld.config.tokens import TokenStore
@@ -84,7 +85,8 @@ class Daemon:
         outside = Outside(
             systemd=systemd,
             gauge=self._gauge,
-            prober=Ladder(lambda path: Path(path).read_text(encoding="utf-8").strip()),
+            prober=Ladder(_read_key),
+            vitals=EngineVitals(_read_key),
             store=StateFile(where.state),
             marks=Marks(where.runtime),
             clock=clock,
@@ -199,6 +201,10 @@ class Daemon:
             await self._engine.ping()
             notify.watchdog()
             await asyncio.sleep(interval / 2)
+
+
+def _read_key(path: str) -> str:
+    return Path(path).read_text(encoding="utf-8")
 
 
 def _import_aiohttp() -> None:

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from spark_modeld.core.errors import Problem
 from spark_modeld.core.model import Catalog, Instant, Model, Reading, UnitStatus
+from spark_modeld.core.pulse import Look, Proven
 from spark_modeld.core.record import Record
 
 
@@ -157,6 +158,16 @@ class Prober(Protocol):
         """
 
 
+class Vitals(Protocol):
+    """The signs of life of an engine that serves. Nothing of it counts as use."""
+
+    async def look(self, model: Model, seconds: float) -> Look:
+        """One cheap look, on the engine's own terms; no request of it takes longer than ``seconds``."""
+
+    async def ask(self, model: Model, seconds: float) -> Proven:
+        """Asks for one token, and waits so long for it."""
+
+
 class Store(Protocol):
     """The daemon's memory across restarts."""
 
@@ -211,6 +222,7 @@ class Outside:
     systemd: Systemd
     gauge: Gauge
     prober: Prober
+    vitals: Vitals
     store: Store
     marks: Marks
     clock: Clock

@@ -16,6 +16,7 @@ from spark_modeld.core.errors import Code, Problem, SparkError
 from spark_modeld.core.lifecycle import Act
 from spark_modeld.core.model import Instant, Model, Reading
 from spark_modeld.core.slot import Slot
+from spark_modeld.health import Health
 
 log = structlog.get_logger()
 
@@ -49,6 +50,7 @@ class Watches:
         self._post = post
         self._spawn = spawn
         self._blind = blind
+        self._health = Health(outside, slot=slot, post=post)
         self._running: dict[tuple[str, Act], tuple[int, asyncio.Task[None]]] = {}
 
     def begin(self, spec: Model, act: Act, epoch: int) -> None:
@@ -58,6 +60,7 @@ class Watches:
             Act.WATCH_ROOM: self._room,
             Act.WATCH_FLOOR: self._floor,
             Act.WATCH_GONE: self._gone,
+            Act.WATCH_HEALTH: self._health.watch,
         }[act]
         if old := self._running.pop((spec.id, act), None):
             old[1].cancel()

@@ -12,7 +12,7 @@ SLOT_MODELS = st.sampled_from(["alpha", "beta", "gamma", "delta"])
 ANY_MODEL = st.sampled_from(list(MODELS))
 ANY_UNIT = st.sampled_from([m.unit for m in MODELS.values()])
 MOSTLY = st.sampled_from([True, True, True, False])
-WATCHES = st.sampled_from([Act.WATCH_ROOM, Act.WATCH_GONE, Act.CLIMB, Act.WATCH_FLOOR])
+WATCHES = st.sampled_from([Act.WATCH_ROOM, Act.WATCH_GONE, Act.CLIMB, Act.WATCH_FLOOR, Act.WATCH_HEALTH])
 
 
 class SlotMachine(RuleBasedStateMachine):

@@ -419,6 +419,11 @@ class World:
             elif not good:
                 self._event(model, life_of.Ladder(epoch, Problem(Code.MODEL_FAILED, "the wrong model answers")))
 
+        elif act is Act.WATCH_HEALTH and not good:
+            self.overdue = model  # whoever holds a lease on it waits for nothing
+            self._event(model, life_of.Stalled(epoch, Problem(Code.MODEL_FAILED, "it generates nothing"), 1.0))
+            self.overdue = None
+
     def _event(self, model: str, event: life_of.LifeEvent) -> None:
         self.run(self.slot.unit_event(model, event, self.now()))
 
@@ -527,7 +532,7 @@ class World:
         elif any(u.job or u.active is ActiveState.DEACTIVATING for u in self.units.values()):
             for name in self.units:
                 self.progress(name, good=True)
-        elif pending := [k for k in self.watches if k[1] is not Act.WATCH_FLOOR]:
+        elif pending := [k for k in self.watches if k[1] not in {Act.WATCH_FLOOR, Act.WATCH_HEALTH}]:
             before = dict(self.slot.house.lives)
             for model, act in pending:
                 self.see(model, act, good=True)

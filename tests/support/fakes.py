@@ -33,6 +33,7 @@ from spark_modeld.core.model import (
     Switch,
     UnitStatus,
 )
+from spark_modeld.core.pulse import Look, Proof, Proven, Reach
 from spark_modeld.core.record import Record
 from spark_modeld.engine import Engine
 from spark_modeld.ports import Outside as Ports
@@ -340,6 +341,26 @@ class FakeProber:
         return end
 
 
+class FakeVitals:
+    """ports.Vitals. Every engine generates, unless the test says what is to be seen of it."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self.looks: dict[str, Look] = {}
+        self.proofs: dict[str, Proven] = {}
+        self.asked: list[str] = []
+        self._clock = clock
+        self._moves = count()
+
+    async def look(self, model: Model, seconds: float) -> Look:
+        return self.looks.get(model.id, Look(Reach.WELL, mark=str(next(self._moves))))
+
+    async def ask(self, model: Model, seconds: float) -> Proven:
+        self.asked.append(model.id)
+        if model.id not in self.proofs:
+            await self._clock.sleep(seconds)
+        return self.proofs.get(model.id, Proven(Proof.HUNG))
+
+
 class FakeStore:
     """ports.Store: a disk that can be full, or not answer."""
 
@@ -423,6 +444,7 @@ class Outside:
         self.source = FakeSource(self.catalog)
         self.gauge = FakeGauge(self.clock, self.systemd, self.source)
         self.prober = FakeProber(self.seen)
+        self.vitals = FakeVitals(self.clock)
         self.store = FakeStore(self.seen, self.record)
         self.marks = FakeMarks(self.seen)
         self.journal = FakeJournal()
@@ -432,6 +454,7 @@ class Outside:
                 systemd=self.systemd,
                 gauge=self.gauge,
                 prober=self.prober,
+                vitals=self.vitals,
                 store=self.store,
                 marks=self.marks,
                 clock=self.clock,

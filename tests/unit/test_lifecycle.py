@@ -49,8 +49,10 @@ def events() -> Iterator[LifeEvent]:
         yield life_of.JobEnded("/job/9", result)
     yield life_of.Refused(PROBLEM)
     yield life_of.UnderFloor(PROBLEM)
+    yield life_of.Stalled(EPOCH, PROBLEM)
+    yield life_of.Stalled(EPOCH - 1, PROBLEM)
     for trigger in Trigger:
-        if trigger not in {trigger_of(e) for e in (life_of.Refused(PROBLEM), life_of.UnderFloor(PROBLEM))}:
+        if trigger not in {Trigger.REFUSED, Trigger.UNDER_FLOOR, Trigger.STALLED}:
             yield life_of.Plain(trigger)
 
 

@@ -31,6 +31,8 @@ class Engine:
     ``names_optional``: an empty list is accepted, nothing can be compared then.
     ``load``: set where the server is one and the models many; asks it to load the model, and ``names_path`` lists
     what is loaded. ``generations`` are tried in order until the engine has one of them.
+    While it serves, ``alive_path`` is asked instead of ``health_path`` where that costs the engine something; ``marks``
+    are paths and what reads, out of a body, that which changes as the engine generates (the first that has it).
     """
 
     kind: EngineKind
@@ -43,6 +45,8 @@ class Engine:
     names_optional: bool = False
     load: Request | None = None
     generations: tuple[Request, ...]
+    alive_path: str | None = None
+    marks: tuple[tuple[str, Callable[[bytes], str | None]], ...] = ()
 
 
 def listed(document: object, member: str) -> list[dict[str, Any]] | None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from spark_modeld.backends import engine_of
+from spark_modeld.backends.keys import key_of
 from spark_modeld.backends.pace import pause
 from spark_modeld.core.errors import SparkError
 from spark_modeld.core.model import Model
@@ -40,7 +41,7 @@ class Ladder:
         from spark_modeld.backends.climb import Climb  # noqa: PLC0415
         from spark_modeld.backends.probe import Probe  # noqa: PLC0415
 
-        key, trouble = self._key_of(model)
+        key, trouble = key_of(model, self._read_key)
         async with Probe(model.url, key) as probe:
             climb = Climb(model, engine_of(model.engine), probe, rung=rung, key_trouble=trouble, sleep=self._sleep)
             try:
@@ -56,15 +57,3 @@ class Ladder:
         while (obstacle := await attempt()) is not None:
             tell(f"{name}: {obstacle}" if obstacle else name)
             await self._sleep(pause(self._monotonic() - began))
-
-    def _key_of(self, model: Model) -> tuple[str | None, str]:
-        """The key, and what is wrong with its file; neither matters to an engine that asks for none."""
-        if model.api_key_file is None:
-            return None, ""
-        try:
-            key = self._read_key(model.api_key_file).strip()
-        except (OSError, UnicodeDecodeError) as error:
-            return None, getattr(error, "strerror", None) or "it is not text"
-        if not key or not key.isascii() or not key.isprintable() or " " in key:
-            return None, "it must hold one key on one line"
-        return key, ""

@@ -1,6 +1,7 @@
 """NVIDIA NIM. Its readiness has a path of its own, 503 until then."""
 
 from spark_modeld.backends.engine import OPENAI_GENERATIONS, Engine, openai_names
+from spark_modeld.backends.marks import prometheus
 from spark_modeld.core.model import EngineKind
 
 ENGINE = Engine(
@@ -9,4 +10,5 @@ ENGINE = Engine(
     health_path="/v1/health/ready",
     names=openai_names,
     generations=OPENAI_GENERATIONS,
+    marks=(("/v1/metrics", prometheus),),
 )

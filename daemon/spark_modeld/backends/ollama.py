@@ -26,6 +26,7 @@ ENGINE = Engine(
     default_port=11434,
     health_path="/api/version",
     names_path="/api/ps",
+    alive_path="/api/ps",
     names=_names,
     load=Request("/api/generate", lambda name: {"model": name, "keep_alive": -1, "stream": False}, _done),
     generations=(

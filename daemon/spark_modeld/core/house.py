@@ -24,6 +24,7 @@ class House:
         self.models: dict[str, Model] = dict(catalog.models)
         self.lives: dict[str, Life] = {m: Life(Phase.UNKNOWN, now) for m in self.models}
         self.leases: dict[str, int] = {}
+        self.released_at: dict[str, float] = {}
         self.measured = dict(measured)
         self.reading: Reading | None = None
         self.refusals: dict[str, Problem] = {}
@@ -111,7 +112,8 @@ class House:
         if after.phase in _HOLDING and before.phase not in _HOLDING:
             self.tries(model).served_since = now.mono
         elif before.phase in _HOLDING and after.phase not in _HOLDING:
-            self.tries(model).served(now)
+            # What it stood there for without generating was no service.
+            self.tries(model).served(now, less=event.seconds if isinstance(event, life_of.Stalled) else 0.0)
 
     def drain(self, now: Instant) -> bool:
         """Tells every draining life without a lease so; True if there was one."""

@@ -78,6 +78,7 @@ class Trigger(StrEnum):
     LADDER_PASSED = "ladder-passed"
     LADDER_REFUSED = "ladder-refused"
     UNDER_FLOOR = "under-floor"
+    STALLED = "stalled"
     EXPIRED = "expired"
     STOP_WANTED = "stop-wanted"
     KEEP_WANTED = "keep-wanted"
@@ -157,13 +158,22 @@ class UnderFloor:
 
 
 @dataclass(frozen=True, slots=True)
+class Stalled:
+    """It serves, says systemd, and has not generated anything for so many ``seconds``, or is not even listening."""
+
+    epoch: int
+    problem: Problem
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Plain:
     """An event that carries nothing but its name."""
 
     trigger: Trigger
 
 
-LifeEvent = Shown | JobQueued | CallFailed | JobEnded | Ladder | Expired | Gone | Refused | UnderFloor | Plain
+LifeEvent = Shown | JobQueued | CallFailed | JobEnded | Ladder | Expired | Gone | Refused | UnderFloor | Stalled | Plain
 
 START_WANTED = Plain(Trigger.START_WANTED)
 GATE_PASSED = Plain(Trigger.GATE_PASSED)
@@ -185,6 +195,7 @@ class Act(StrEnum):
     WATCH_ROOM = "watch-room"
     WATCH_FLOOR = "watch-floor"
     WATCH_GONE = "watch-gone"
+    WATCH_HEALTH = "watch-health"
 
 
 Acts = tuple[Act, ...]
@@ -216,6 +227,7 @@ def _table() -> Mapping[tuple[Phase, Trigger], frozenset[Phase]]:
         (_P.WARMING, _T.UNDER_FLOOR): frozenset({_P.STOPPING}),
         (_P.WARMING, _T.STOP_WANTED): frozenset({_P.STOPPING}),
         (_P.SERVING, _T.STOP_WANTED): frozenset({_P.DRAINING}),
+        (_P.SERVING, _T.STALLED): frozenset({_P.STOPPING}),
         (_P.DRAINING, _T.KEEP_WANTED): frozenset({_P.SERVING}),
         (_P.DRAINING, _T.UNUSED): frozenset({_P.STOPPING}),
         (_P.DRAINING, _T.EXPIRED): frozenset({_P.STOPPING}),
@@ -261,6 +273,8 @@ def trigger_of(event: LifeEvent) -> Trigger:
             return Trigger.REFUSED
         case UnderFloor():
             return Trigger.UNDER_FLOOR
+        case Stalled():
+            return Trigger.STALLED
 
 
 def step(life: Life, event: LifeEvent, now: Instant, limits: Limits) -> tuple[Life, Acts]:
@@ -296,6 +310,9 @@ def _step(life: Life, event: LifeEvent, now: Instant, limits: Limits) -> tuple[L
                 stopping, acts = _stop(replace(life, problem=problem), now, limits)
                 return replace(stopping, killed=True, deadline=now.mono + KILL_SECONDS), (*acts, Act.KILL)
             return life, ()
+        case Stalled(epoch, problem):
+            serving = life.phase is _P.SERVING and epoch == life.epoch
+            return _stop(replace(life, problem=problem), now, limits) if serving else (life, ())
         case Plain(trigger):
             return _plain(life, trigger, now, limits)
 
@@ -360,7 +377,7 @@ def _plain(life: Life, trigger: Trigger, now: Instant, limits: Limits) -> tuple[
         case Trigger.STOP_WANTED, _P.SERVING:
             return _enter(life, _P.DRAINING, now, seconds=limits.drain), ()
         case Trigger.KEEP_WANTED, _P.DRAINING:
-            return _enter(life, _P.SERVING, now), ()
+            return _enter(life, _P.SERVING, now), (Act.WATCH_HEALTH,)
         case Trigger.UNUSED, _P.DRAINING:
             return _stop(life, now, limits)
         case _:
@@ -493,7 +510,7 @@ def _ladder(life: Life, problem: Problem | None, now: Instant, limits: Limits) -
     if life.phase is not _P.WARMING:
         return life, ()
     if problem is None:
-        return _enter(life, _P.SERVING, now), ()
+        return _enter(life, _P.SERVING, now), (Act.WATCH_HEALTH,)
     return _stop(replace(life, problem=problem), now, limits)
 
 

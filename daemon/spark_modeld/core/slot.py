@@ -261,6 +261,7 @@ class Slot:
         """Gives one lease back."""
         if self.house.leases.get(model, 0) > 0:
             self.house.leases[model] -= 1
+            self.house.released_at[model] = now.mono
         return self._settle(now)
 
     def configure(self, catalog: Catalog, now: Instant) -> Effects:

@@ -100,9 +100,9 @@ class Attempts:
         self.failures += 1
         self.not_before = now.mono + self._delay()
 
-    def served(self, now: Instant) -> None:
-        """It leaves service; having served long enough, it counts as one that starts well."""
-        if self.served_since is not None and now.mono - self.served_since >= HEALTHY_SECONDS:
+    def served(self, now: Instant, *, less: float = 0.0) -> None:
+        """It leaves service; having served long enough, ``less`` so many seconds, it counts as one that starts well."""
+        if self.served_since is not None and now.mono - self.served_since - less >= HEALTHY_SECONDS:
             self.failures = 0
         self.served_since = None
 

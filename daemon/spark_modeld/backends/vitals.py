@@ -1,0 +1,86 @@
+"""The signs of life of an engine that serves. Whoever looks is no client: nothing of it counts as use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from spark_modeld.backends import engine_of
+from spark_modeld.backends.clients import others_connected
+from spark_modeld.backends.keys import key_of
+from spark_modeld.core.model import Model
+from spark_modeld.core.pulse import Look, Proof, Proven, Reach
+
+if TYPE_CHECKING:
+    from spark_modeld.backends.engine import Engine
+    from spark_modeld.backends.probe import Answer, Probe
+
+_NOT_ACCEPTED = frozenset({401, 403})
+_NO_SUCH_PATH = frozenset({404, 405, 501})
+_NOT_OFFERED = _NO_SUCH_PATH | _NOT_ACCEPTED | {400, 415, 422}
+_TOO_BUSY = frozenset({429})
+
+
+class EngineVitals:
+    """ports.Vitals over HTTP. ``read_key`` reads the file a model's ``api_key_file`` names: the key, or OSError."""
+
+    def __init__(self, read_key: Callable[[str], str]) -> None:
+        self._read_key = read_key
+
+    async def look(self, model: Model, seconds: float) -> Look:
+        """See ports.Vitals: a connection, one cheap request, and what the engine counts where it shows that."""
+        engine = engine_of(model.engine)
+        async with self._probe(model) as probe:
+            trouble = await probe.connect()
+            if trouble is not None:
+                return Look(Reach.SILENT if trouble else Reach.REFUSED, trouble)
+            answer = await probe.get(engine.alive_path or engine.health_path, seconds)
+            reach, words = _reach(engine, answer)
+            if reach is Reach.WELL and engine.load and not _lists(engine, answer, model):
+                return Look(Reach.UNWELL, f"at {engine.names_path} that {model.served_model_name} is not loaded")
+            if reach in {Reach.REFUSED, Reach.SILENT}:
+                return Look(reach, words, others=others_connected(model.endpoint[1]))
+            mark = await _mark(engine, probe, seconds)
+            return Look(reach, words, mark, mark is None and others_connected(model.endpoint[1]))
+
+    async def ask(self, model: Model, seconds: float) -> Proven:
+        """See ports.Vitals."""
+        engine = engine_of(model.engine)
+        async with self._probe(model) as probe:
+            for request in engine.generations:
+                answer = await probe.post(request.path, request.body(model.served_model_name), seconds)
+                if answer.ok:
+                    done = request.done(answer.document())
+                    return Proven(Proof.GIVEN) if done else Proven(Proof.FAILED, "nothing")
+                if answer.status not in _NOT_OFFERED:
+                    hung = answer.status == 0 or answer.status in _TOO_BUSY
+                    return Proven(Proof.HUNG if hung else Proof.FAILED, answer.words)
+        return Proven(Proof.NOT_OFFERED)
+
+    def _probe(self, model: Model) -> Probe:
+        from spark_modeld.backends.probe import Probe  # noqa: PLC0415 - aiohttp, which the start does not wait for
+
+        return Probe(model.url, key_of(model, self._read_key)[0])
+
+
+def _reach(engine: Engine, answer: Answer) -> tuple[Reach, str]:
+    if answer.status == 0:
+        return (Reach.SILENT, answer.words) if answer.words else (Reach.REFUSED, "")
+    optional = engine.health_optional and answer.status in _NO_SUCH_PATH
+    if answer.ok or optional or answer.status in _NOT_ACCEPTED:
+        return Reach.WELL, ""
+    return Reach.UNWELL, answer.words
+
+
+def _lists(engine: Engine, answer: Answer, model: Model) -> bool:
+    """Whether a server of many models still lists this one; one that does not let us see is believed."""
+    names = engine.names(answer.document()) if answer.ok else None
+    return names is None or model.served_model_name in names
+
+
+async def _mark(engine: Engine, probe: Probe, seconds: float) -> str | None:
+    for path, read in engine.marks:
+        answer = await probe.get(path, seconds)
+        if answer.ok and (mark := read(answer.body)) is not None:
+            return mark
+    return None
