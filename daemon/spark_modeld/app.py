@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from spark_modeld import __version__, logs, paths
+from spark_modeld import __version__, checkpoint, logs, paths
 from spark_modeld.backends.ladder import Ladder
 from spark_modeld.backends.vitals import EngineVitals
 from spark_modeld.clock import SystemClock
@@ -26,9 +26,11 @@ from spark_modeld.core.errors import SparkError
 from spark_modeld.counting import Counting
 from spark_modeld.engine import Engine
 from spark_modeld.face import Snapshot
+from spark_modeld.inspection import Eyes, HostInspector
 from spark_modeld.memory.attribution import Owners
 from spark_modeld.memory.containers import Containers
 from spark_modeld.memory.gauge import NvmlGauge
+from spark_modeld.memory.lone_thread import LoneThread
 from spark_modeld.metrics import Metrics
 from spark_modeld.ports import Outside
 from spark_modeld.state import StateFile
@@ -91,6 +93,7 @@ class Daemon:
             marks=Marks(where.runtime),
             clock=clock,
             journal=Journalctl(user=user),
+            inspector=HostInspector(Eyes(checkpoint.read, checkpoint.stamp, user=user), LoneThread),
             source=ConfigDirectory(
                 where.config, passed=[_address(s) for s in (*self._passed.http, *self._passed.gateway)]
             ),

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import structlog
 
 from spark_modeld import ports
+from spark_modeld.appraisals import Appraisals
 from spark_modeld.chronicle import Chronicle, with_last_words
 from spark_modeld.core import effects as fx
 from spark_modeld.core import lifecycle as life_of
@@ -54,8 +55,14 @@ class Engine:
         self._promises = Promises()
         self._saver = Saver(outside.store, lambda: self._post(lambda: [fx.Save()]))
         self._tasks: set[asyncio.Task[None]] = set()
+        self._appraisals = Appraisals(outside, slot=lambda: self._slot, post=self._post, spawn=self._spawn)
         self._watches = Watches(
-            outside, slot=lambda: self._slot, post=self._post, spawn=self._spawn, blind=self._say_blind
+            outside,
+            slot=lambda: self._slot,
+            post=self._post,
+            spawn=self._spawn,
+            blind=self._say_blind,
+            appraisals=self._appraisals,
         )
         self._timers: dict[str, Callable[[], None]] = {}
         self._wake: Callable[[], None] | None = None
@@ -101,6 +108,7 @@ class Engine:
         """From here on models are started: the one that belongs in the slot first."""
         self._opened = True
         self._post(lambda: self._slot.open(self._now()))
+        self._appraisals.all()
 
     async def ping(self) -> None:
         """Returns when the engine has handled everything that came before. SparkError when it handles nothing more."""
@@ -131,6 +139,7 @@ class Engine:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._saver.close()
+        await self._out.inspector.close()
         self._promises.end(_ENDING)
         await self._out.systemd.close()
 
@@ -179,8 +188,8 @@ class Engine:
                 self._do(model, act, epoch)
             case fx.Arm(model, epoch, at):
                 self._arm(model, epoch, at)
-            case fx.Read(token):
-                self._watches.read(token)
+            case fx.Read(token, model):
+                self._watches.read(token, model)
             case fx.Wake(at):
                 if self._wake:
                     self._wake()
@@ -447,6 +456,7 @@ class Engine:
                 if self._opened:
                     self.open()
             await self.ping()
+        self._appraisals.all()
         log.info(f"configuration read: {len(catalog.models)} models")
 
     def _take(self, catalog: Catalog) -> tuple[bool, fx.Effects]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from spark_modeld.core.appraisal import Inspection, UnitFacts
 from spark_modeld.core.errors import Problem
 from spark_modeld.core.model import Catalog, Instant, Model, Reading, UnitStatus
 from spark_modeld.core.pulse import Look, Proven
@@ -121,6 +122,9 @@ class Systemd(Protocol):
     async def unit_of(self, pid: int) -> str | None:
         """The unit a process belongs to, None if it is gone or in none."""
 
+    async def facts(self, unit: str) -> UnitFacts:
+        """What systemd says of a unit whether it runs or not. SparkError ``bus-lost``."""
+
     async def close(self) -> None:
         """Disconnects for good."""
 
@@ -208,6 +212,19 @@ class Journal(Protocol):
         """The last journal lines of the unit's latest run, oldest first; empty if they cannot be read."""
 
 
+class Inspector(Protocol):
+    """Looks at what a model needs to start: its checkpoint, its program, its port."""
+
+    async def inspect(self, model: Model, facts: UnitFacts | None) -> Inspection:
+        """What is to be seen now. Never raises, never blocks the event loop, and ends in bounded time.
+
+        ``facts`` are of the model's unit, None where systemd could not be asked.
+        """
+
+    async def close(self) -> None:
+        """Lets go of every thread; one that hangs is left behind, to end when it comes back."""
+
+
 class CatalogSource(Protocol):
     """Reads the configuration."""
 
@@ -227,4 +244,5 @@ class Outside:
     marks: Marks
     clock: Clock
     journal: Journal
+    inspector: Inspector
     source: CatalogSource

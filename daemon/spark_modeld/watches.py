@@ -10,6 +10,7 @@ from typing import Any
 import structlog
 
 from spark_modeld import ports
+from spark_modeld.appraisals import Appraisals
 from spark_modeld.core import lifecycle as life_of
 from spark_modeld.core.effects import Effects
 from spark_modeld.core.errors import Code, Problem, SparkError
@@ -43,6 +44,7 @@ class Watches:
         post: Callable[[Handler], None],
         spawn: Spawn,
         blind: Callable[[str | None], None],
+        appraisals: Appraisals,
     ) -> None:
         self.rungs: dict[str, str] = {}
         self._out = outside
@@ -51,6 +53,7 @@ class Watches:
         self._spawn = spawn
         self._blind = blind
         self._health = Health(outside, slot=slot, post=post)
+        self._appraisals = appraisals
         self._running: dict[tuple[str, Act], tuple[int, asyncio.Task[None]]] = {}
 
     def begin(self, spec: Model, act: Act, epoch: int) -> None:
@@ -75,9 +78,9 @@ class Watches:
                 task.cancel()
                 del self._running[key]
 
-    def read(self, token: int) -> None:
-        """Takes the reading that the core asked for."""
-        self._spawn(self._read_for(token), "reading")
+    def read(self, token: int, model: str | None) -> None:
+        """Takes the reading that the core asked for, and has the model it is about inspected."""
+        self._spawn(self._read_for(token, self._slot().house.models.get(model or "")), "reading")
 
     async def sample(self, observe: Callable[[Reading], Effects]) -> None:
         """The slow look at memory while nothing happens."""
@@ -101,9 +104,16 @@ class Watches:
                 return reading
             await self._out.clock.sleep(_NO_READING_PAUSE)
 
-    async def _read_for(self, token: int) -> None:
-        reading = await self._reading(thorough=True)
-        self._post(lambda: self._slot().taken(token, reading, self._now()))
+    async def _read_for(self, token: int, spec: Model | None) -> None:
+        async def read() -> Reading:
+            return await self._reading(thorough=True)
+
+        if spec is None:
+            reading = await read()
+            self._post(lambda: self._slot().taken(token, reading, self._now()))
+            return
+        seen, reading = await self._appraisals.with_reading(spec, read)
+        self._post(lambda: self._slot().taken(token, reading, self._now(), (spec.id, seen)))
 
     async def _climb(self, spec: Model, epoch: int) -> None:
         self.rungs.pop(spec.id, None)

@@ -15,6 +15,7 @@ from enum import StrEnum
 from itertools import count
 
 from spark_modeld import ports
+from spark_modeld.core.appraisal import Inspection, UnitFacts
 from spark_modeld.core.errors import Code, Problem, SparkError, refuse
 from spark_modeld.core.model import (
     ActiveState,
@@ -145,6 +146,7 @@ class FakeSystemd:
     def __init__(self, seen: list[str]) -> None:
         self.units: dict[str, UnitStatus] = {}
         self.pids: dict[str, frozenset[int]] = {}
+        self.known: dict[str, UnitFacts] = {}
         self.order = Order.PROMPT
         self.lingering = False
         self.connects = True
@@ -251,6 +253,9 @@ class FakeSystemd:
 
     async def unit_of(self, pid: int) -> str | None:
         return next((u for u, pids in self.pids.items() if pid in pids), None)
+
+    async def facts(self, unit: str) -> UnitFacts:
+        return self.known.get(unit, UnitFacts())
 
     async def close(self) -> None:
         self.closed = True
@@ -417,6 +422,24 @@ class FakeJournal:
         return self.lines[-lines:]
 
 
+class FakeInspector:
+    """ports.Inspector. It sees what the test has put into ``sights``, and nothing of other models."""
+
+    def __init__(self) -> None:
+        self.sights: dict[str, Inspection] = {}
+        self.hang: asyncio.Event | None = None
+        self.asked: list[str] = []
+
+    async def inspect(self, model: Model, facts: UnitFacts | None) -> Inspection:
+        self.asked.append(model.id)
+        if self.hang is not None:
+            await self.hang.wait()
+        return self.sights.get(model.id, Inspection())
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+
 class FakeSource:
     """ports.CatalogSource: ``good`` is the configuration, unless ``bad`` says what is wrong with it."""
 
@@ -448,6 +471,7 @@ class Outside:
         self.store = FakeStore(self.seen, self.record)
         self.marks = FakeMarks(self.seen)
         self.journal = FakeJournal()
+        self.inspector = FakeInspector()
         numbers = count(1)
         self.engine = Engine(
             Ports(
@@ -459,6 +483,7 @@ class Outside:
                 marks=self.marks,
                 clock=self.clock,
                 journal=self.journal,
+                inspector=self.inspector,
                 source=self.source,
             ),
             boot_id=BOOT,

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from spark_modeld.core.admission import gib
-from spark_modeld.core.finding import Finding, Level, error, info, warning
+from spark_modeld.core.finding import Finding, Level, error, info, sort, warning
 from spark_modeld.core.footprint import Checkpoint, Estimate, Flags, PartName, Quantization
 from spark_modeld.core.model import Basis, EngineKind, Footprint, MemorySettings, Model, Reading
 
@@ -72,8 +72,7 @@ def check(
         found += _shares(model, estimate, flags)
     if room is not None:
         found += _memory(model, room)
-    order = list(Level)
-    return tuple(sorted(found, key=lambda finding: order.index(finding.level)))
+    return sort(tuple(found))
 
 
 def blocks(findings: tuple[Finding, ...]) -> bool:

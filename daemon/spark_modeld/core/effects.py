@@ -29,9 +29,10 @@ class Arm:
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """Take a fresh reading and hand it to ``Slot.taken`` under this token."""
+    """Take a fresh reading and hand it to ``Slot.taken`` under this token, with an inspection of ``model``."""
 
     token: int
+    model: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

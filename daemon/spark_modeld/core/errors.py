@@ -24,6 +24,7 @@ class Code(StrEnum):
     STUCK = "stuck"
     INVALID_CONFIG = "invalid-config"
     MEMORY_REFUSED = "memory-refused"
+    CHECK_FAILED = "check-failed"
     MODEL_FAILED = "model-failed"
     START_TIMEOUT = "start-timeout"
     BUS_LOST = "bus-lost"
@@ -53,6 +54,7 @@ _MEANINGS: Mapping[Code, _Meaning] = MappingProxyType(
         Code.STUCK: _Meaning("A unit will not stop", 409, 1),
         Code.INVALID_CONFIG: _Meaning("The configuration is not valid", 503, 1),
         Code.MEMORY_REFUSED: _Meaning("Not enough memory", 507, 4),
+        Code.CHECK_FAILED: _Meaning("The check found errors", 422, 4),
         Code.MODEL_FAILED: _Meaning("The model did not come up", 502, 1),
         Code.START_TIMEOUT: _Meaning("The model was not ready in time", 504, 6),
         Code.BUS_LOST: _Meaning("No connection to systemd", 503, 1),

@@ -24,6 +24,12 @@ class Finding:
     hint: str = ""
 
 
+def sort(findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
+    """Errors first, then warnings, each in the order in which they were found."""
+    order = list(Level)
+    return tuple(sorted(findings, key=lambda finding: order.index(finding.level)))
+
+
 def error(code: str, message: str, hint: str) -> Finding:
     """A finding that blocks a switch."""
     return Finding(code, Level.ERROR, message, hint)

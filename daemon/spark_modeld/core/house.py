@@ -6,8 +6,11 @@ from collections.abc import Iterable, Mapping
 
 from spark_modeld.core import lifecycle as life_of
 from spark_modeld.core.admission import Holder, admit, held_by, is_large
+from spark_modeld.core.appraisal import Appraisal, Inspection, appraise, port_taken
 from spark_modeld.core.effects import Arm, Do, Effects, Read
 from spark_modeld.core.errors import Code, Problem
+from spark_modeld.core.finding import Finding, sort
+from spark_modeld.core.footprint import estimate
 from spark_modeld.core.lifecycle import Life, LifeEvent, Limits
 from spark_modeld.core.model import Basis, Catalog, Footprint, Instant, Model, Phase, Reading, Role
 from spark_modeld.core.transaction import Attempts
@@ -26,6 +29,7 @@ class House:
         self.leases: dict[str, int] = {}
         self.released_at: dict[str, float] = {}
         self.measured = dict(measured)
+        self.appraisals: dict[str, Appraisal] = {}
         self.reading: Reading | None = None
         self.refusals: dict[str, Problem] = {}
         self.effects: Effects = []
@@ -35,12 +39,15 @@ class House:
     # Needs.
 
     def footprint(self, model: str) -> Footprint:
-        """What this model needs: declared, else measured, else unknown."""
+        """What this model needs: declared, else measured, else estimated, else unknown."""
         spec = self.models[model]
         if spec.memory is not None:
             return Footprint(spec.memory.of(self.reading.total if self.reading else 0), Basis.DECLARED)
         if model in self.measured:
             return Footprint(self.measured[model], Basis.MEASURED)
+        appraisal = self.appraisals.get(model)
+        if appraisal is not None and appraisal.estimate is not None:
+            return appraisal.estimate.footprint
         return Footprint(0, Basis.UNKNOWN)
 
     def large(self, model: str) -> bool:
@@ -68,6 +75,42 @@ class House:
             staying=self.holders(staying, reading),
             force=force,
         )
+
+    # What is known before one is tried.
+
+    def appraise(self, model: str, seen: Inspection) -> None:
+        """Takes in what was seen of this model. One that is alive keeps the estimate that it was started with."""
+        spec, reading, before = self.models[model], self.reading, self.appraisals.get(model)
+        plan = None
+        if before is not None and self.lives[model].alive:
+            plan = before.estimate
+        elif reading is not None:
+            leaving = [m for m in self.slot_models() if self.lives[m].alive] if spec.role is Role.SLOT else []
+            back = sum(holder.gives_back for holder in self.holders(leaving, reading))
+            plan = estimate(
+                spec.engine,
+                seen.checkpoint,
+                seen.flags,
+                total=reading.total,
+                available=min(reading.total, reading.available + back),
+                context=spec.context,
+            )
+        self.appraisals[model] = appraise(spec, seen, plan)
+
+    def findings(self, model: str) -> tuple[Finding, ...]:
+        """What speaks against starting this model now, memory left aside; nothing of one that was not seen yet.
+
+        Whoever of the catalog is alive at its address leaves, or is itself.
+        """
+        appraisal = self.appraisals.get(model)
+        if appraisal is None:
+            return ()
+        spec, listener = self.models[model], appraisal.inspection.listener
+        place = spec.endpoint
+        known = any(self.lives[m].alive for m, other in self.models.items() if other.endpoint == place)
+        if listener is None or known:
+            return appraisal.findings
+        return sort((*appraisal.findings, port_taken(spec, listener)))
 
     # Who is there.
 
@@ -122,10 +165,10 @@ class House:
             self.step(model, life_of.UNUSED, now)
         return bool(drained)
 
-    def read(self) -> int:
-        """Asks for a fresh reading; the token it will come with."""
+    def read(self, model: str | None) -> int:
+        """Asks for a fresh reading, and for an inspection of the model it decides about; the token it comes with."""
         self._tokens += 1
-        self.effects.append(Read(self._tokens))
+        self.effects.append(Read(self._tokens, model))
         return self._tokens
 
     def tries(self, model: str) -> Attempts:
@@ -155,6 +198,9 @@ class House:
     def configure(self, catalog: Catalog, now: Instant) -> None:
         """A new catalog; ``follow`` brings in what has to wait until a unit is down."""
         self.catalog = catalog
+        for model in tuple(self.appraisals):
+            if catalog.models.get(model) != self.models.get(model):
+                del self.appraisals[model]
         for model in catalog.models:
             if model not in self.models:
                 self.models[model] = catalog.models[model]

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from urllib.parse import urlsplit
 
 from spark_modeld.core.errors import Problem
+from spark_modeld.core.finding import Finding
 
 MODEL_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 MODEL_NAME = re.compile(r"[A-Za-z0-9._:/@-]{1,128}")
@@ -399,7 +400,7 @@ class Rollback:
 class Switch:
     """One transaction that changes the occupant; ``model`` None empties the slot.
 
-    ``timings`` has the seconds spent in each phase that has ended.
+    ``timings`` has the seconds spent in each phase that has ended. ``findings`` are what its check found.
     """
 
     id: str
@@ -417,3 +418,4 @@ class Switch:
     rollback: Rollback | None = None
     timings: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     noop: bool = False
+    findings: tuple[Finding, ...] = ()

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from spark_modeld.core import lifecycle as life_of
+from spark_modeld.core.appraisal import objection
 from spark_modeld.core.effects import Ended, Save, Verdict, Wake
 from spark_modeld.core.errors import Code, Problem
 from spark_modeld.core.house import House
@@ -73,7 +74,7 @@ class Planner:
         # Unknown: a model that has just come into the catalog, and that systemd has not shown yet.
         if life is not None and (life.idle or life.phase is Phase.UNKNOWN):
             tx.stage = Stage.ADMIT
-            tx.token = self.house.read()
+            tx.token = self.house.read(tx.target)
         else:
             tx.stage = Stage.CLEAR
         if not tx.beside:
@@ -149,6 +150,13 @@ class Planner:
         assert target is not None
         force = tx.switch.force
         others, sides = self.house.others(target), self.house.sides()
+        findings = self.house.findings(target)
+        tx.switch = replace(tx.switch, findings=findings)
+        objected = None if force else objection(target, findings)
+        if objected is not None:
+            self.answer(tx, objected)
+            self._refused(tx, objected, now)
+            return
         refusal = self.house.admit(target, reading, staying=[*others, *sides], force=force)
         if others:
             tx.overlap = refusal is None and self._can_overlap(target, others)
@@ -383,7 +391,7 @@ class Planner:
             self._resume(resume, up, now)
         elif self.tx is not None:
             if self.tx.stage is Stage.ADMIT:
-                self.tx.token = self.house.read()
+                self.tx.token = self.house.read(self.tx.target)
         elif self.occupant is None and up:
             self.occupant = self.wanted() if self.wanted() in up else up[0]
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from spark_modeld.core import lifecycle as life_of
 from spark_modeld.core.admission import gib
+from spark_modeld.core.appraisal import Inspection, objection
 from spark_modeld.core.effects import Effects, Save, Verdict
 from spark_modeld.core.errors import Code, Problem, SparkError, refuse
 from spark_modeld.core.house import House
@@ -32,6 +33,9 @@ from spark_modeld.core.model import (
 from spark_modeld.core.planner import OPERATORS, Planner
 from spark_modeld.core.record import Record
 from spark_modeld.core.transaction import Stage, Transaction
+
+Seen = tuple[str, Inspection] | None
+"""A model's id, and what was seen of it."""
 
 _RISEN = frozenset({Phase.STARTING, Phase.WARMING, Phase.SERVING})
 
@@ -120,7 +124,7 @@ class Slot:
         """From here on models may be started: the daemon has told systemd that it is ready."""
         self.opened = True
         if self.planner.tx and self.planner.tx.stage is Stage.ADMIT:
-            self.planner.tx.token = self.house.read()
+            self.planner.tx.token = self.house.read(self.planner.tx.target)
         return self._settle(now)
 
     def bus_lost(self, now: Instant) -> Effects:
@@ -141,9 +145,10 @@ class Slot:
             self.planner.answer(self.planner.tx, problem)
         return self._settle(now)
 
-    def taken(self, token: int, reading: Reading, now: Instant) -> Effects:
-        """The reading asked for with ``Read(token)``."""
+    def taken(self, token: int, reading: Reading, now: Instant, seen: Seen = None) -> Effects:
+        """The reading asked for with ``Read(token)``, and what was seen of the model it is about."""
         self.house.reading = reading
+        self._see(seen)
         ask, tx = self._asks.pop(token, None), self.planner.tx
         if ask is not None:
             self._side_admission(ask, reading, now)
@@ -181,6 +186,12 @@ class Slot:
     def observed(self, reading: Reading) -> None:
         """A reading that nobody's start waits for."""
         self.house.reading = reading
+
+    def inspected(self, model: str, seen: Inspection, reading: Reading | None = None) -> Effects:
+        """What was seen of a model that nobody's start waits for, and the reading that came with it."""
+        self.house.reading = reading or self.house.reading
+        self._see((model, seen))
+        return []
 
     def reworded(self, before: Problem | None, after: Problem | None) -> None:
         """The same problem, of which more is known now."""
@@ -302,7 +313,7 @@ class Slot:
             detail = f"{model} is {life.phase}; try again when that is over."
             raise refuse(Code.BUSY, detail, holder=model, retry_after=5)
         if self.house.models[model].role is Role.SIDE:
-            self._asks[self.house.read()] = _Ask(model, ask, foreign)
+            self._asks[self.house.read(model)] = _Ask(model, ask, foreign)
             return
         self._check_not_stuck()
         if plan.tx is not None:
@@ -329,6 +340,10 @@ class Slot:
                 self.house.effects.append(Verdict(ask.ask, error.problem))
         return len(self._restarts) < len(waiting)
 
+    def _see(self, seen: Seen) -> None:
+        if seen is not None and seen[0] in self.house.models:
+            self.house.appraise(*seen)
+
     def _may_start(self) -> bool:
         return self.connected and self.opened and not self.stopping
 
@@ -341,7 +356,9 @@ class Slot:
         if ask.model not in self.house.lives or not self.house.lives[ask.model].idle:
             problem: Problem | None = Problem(Code.BUSY, f"{ask.model} changed meanwhile; try again.")
         else:
-            problem = self.house.admit(ask.model, reading, staying=self.house.alive(ask.model))
+            problem = objection(ask.model, self.house.findings(ask.model)) or self.house.admit(
+                ask.model, reading, staying=self.house.alive(ask.model)
+            )
         if problem is None:
             self.house.step(ask.model, life_of.GATE_PASSED if ask.foreign else life_of.START_WANTED, now)
         self.house.effects.append(Verdict(ask.ask, problem))

@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
+from spark_modeld.core.appraisal import UnitFacts
 from spark_modeld.core.errors import Code, refuse
 from spark_modeld.ports import BusConnected, BusLost, BusReport, BusSink, CallFailed, CallFailure
 from spark_modeld.systemd.connector import Connector
 from spark_modeld.systemd.glib_thread import BusError, Done, GLibThread, Reply
 from spark_modeld.systemd.session import Session
-from spark_modeld.systemd.translate import NO_SUCH_UNIT, call_failure
+from spark_modeld.systemd.translate import FACT_PROPERTIES, NO_SUCH_UNIT, call_failure, unit_facts
 
 _NOT_CONNECTED = BusError(None, "not connected to systemd")
 
@@ -113,6 +114,19 @@ class Manager:
         path = str(reply[0])
         reply = await self._ask(lambda session, done: session.ask_properties(path, ("Id",), done))
         return None if isinstance(reply, BusError) else reply[0].get("Id")
+
+    async def facts(self, unit: str) -> UnitFacts:
+        """What systemd says of a unit whether it runs or not. SparkError ``bus-lost`` when it cannot be asked."""
+        reply = await self._ask(lambda session, done: session.ask("LoadUnit", "(s)", (unit,), done))
+        if not isinstance(reply, BusError):
+            path = str(reply[0])
+            reply = await self._ask(lambda session, done: session.ask_properties(path, FACT_PROPERTIES, done))
+        if not isinstance(reply, BusError):
+            return unit_facts(reply[0])
+        failure = call_failure(reply)
+        if failure is CallFailure.UNCLEAR:
+            raise refuse(Code.BUS_LOST, f"systemd did not say what it knows of {unit}: {reply.message}")
+        return UnitFacts(load="not-found" if failure is CallFailure.NO_SUCH_UNIT else "error")
 
     async def close(self) -> None:
         """Disconnects for good; no report comes after this call."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from spark_modeld.core.appraisal import UnitFacts
 from spark_modeld.core.model import ActiveState, UnitStatus
 from spark_modeld.ports import CallFailure
 from spark_modeld.systemd.glib_thread import BusError
@@ -19,6 +20,8 @@ STATUS_PROPERTIES = (
     "MainPID",
     "NeedDaemonReload",
 )
+
+FACT_PROPERTIES = ("LoadState", "UnitFileState", "Restart", "User", "ExecStart")
 
 _BUS = "org.freedesktop.DBus.Error."
 _SYSTEMD = "org.freedesktop.systemd1."
@@ -59,6 +62,18 @@ def unit_status(properties: Mapping[str, Any]) -> UnitStatus:
         exit_status=int(properties.get("ExecMainStatus", 0)),
         main_pid=int(properties.get("MainPID", 0)),
         need_reload=bool(properties.get("NeedDaemonReload", False)),
+    )
+
+
+def unit_facts(properties: Mapping[str, Any]) -> UnitFacts:
+    """The facts in these properties; ``ExecStart`` is a list of (program, argv, ...)."""
+    commands = properties.get("ExecStart", [])
+    return UnitFacts(
+        load=str(properties.get("LoadState", "loaded")),
+        file_state=str(properties.get("UnitFileState", "")),
+        restart=str(properties.get("Restart", "no")),
+        user=str(properties.get("User", "")),
+        command=tuple(str(word) for word in commands[0][1]) if len(commands) == 1 else (),
     )
 
 
