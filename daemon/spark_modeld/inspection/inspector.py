@@ -34,8 +34,8 @@ class Thread(Protocol):
     async def call(self, work: Callable[[], T], timeout: float) -> T:
         """What ``work`` returns. TimeoutError when it takes longer than ``timeout`` seconds."""
 
-    async def close(self, farewell: Callable[[], None], timeout: float) -> None:
-        """Ends the thread; one that hangs is left behind."""
+    async def close(self, farewell: Callable[[], None], timeout: float) -> bool:
+        """Ends the thread; False for one that hangs, which is left behind."""
 
 
 class HostInspector:
