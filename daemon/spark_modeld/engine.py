@@ -21,7 +21,7 @@ from spark_modeld.core import effects as fx
 from spark_modeld.core import lifecycle as life_of
 from spark_modeld.core.errors import Code, Problem, SparkError, refuse
 from spark_modeld.core.lifecycle import Act
-from spark_modeld.core.model import Catalog, Instant, Model, OwnUnit, Reading, Requester, Switch
+from spark_modeld.core.model import Catalog, Instant, LogLine, Model, OwnUnit, Reading, Requester, Switch
 from spark_modeld.core.record import HISTORY, Record
 from spark_modeld.core.slot import Slot
 from spark_modeld.face import Event, Snapshot, Warning
@@ -443,6 +443,20 @@ class Engine:
         reading = await self._out.gauge.read(thorough=True)
         self._post(lambda: self._observe(reading))
         return reading
+
+    async def log(self, model_id: str, lines: int) -> tuple[LogLine, ...]:
+        """See ``Face``."""
+        return await self._out.journal.read(self._unit_of(model_id), lines)
+
+    def follow_log(self, model_id: str, lines: int) -> AsyncIterator[LogLine]:
+        """See ``Face``."""
+        return self._out.journal.follow(self._unit_of(model_id), lines)
+
+    def _unit_of(self, model_id: str) -> str:
+        state = self.snapshot.models.get(model_id)
+        if state is None:
+            raise refuse(Code.UNKNOWN_MODEL, f"There is no model {model_id!r}.")
+        return state.model.unit
 
     async def reload(self) -> None:
         """See ``Face``."""

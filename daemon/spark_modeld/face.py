@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 from spark_modeld.core.errors import Problem
-from spark_modeld.core.model import Catalog, Footprint, Model, Phase, Reading, Requester, Switch
+from spark_modeld.core.model import Catalog, Footprint, LogLine, Model, Phase, Reading, Requester, Switch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +124,12 @@ class Face(Protocol):
 
     async def measure(self) -> Reading:
         """A fresh reading."""
+
+    async def log(self, model_id: str, lines: int) -> tuple[LogLine, ...]:
+        """The last journal lines of this model's unit, oldest first. SparkError ``unknown-model``, ``internal``."""
+
+    def follow_log(self, model_id: str, lines: int) -> AsyncIterator[LogLine]:
+        """The same, and every further line as it is written. SparkError ``unknown-model``, ``busy``, at once."""
 
     async def reload(self) -> None:
         """Reads the configuration again; the old one is kept if it is wrong. SparkError ``invalid-config``, 422."""

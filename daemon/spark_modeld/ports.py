@@ -7,14 +7,14 @@ event loop's thread, in the order in which things happened.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
 from spark_modeld.core.appraisal import Inspection, UnitFacts
 from spark_modeld.core.errors import Problem
-from spark_modeld.core.model import Catalog, Instant, Model, Reading, UnitStatus
+from spark_modeld.core.model import Catalog, Instant, LogLine, Model, Reading, UnitStatus
 from spark_modeld.core.pulse import Look, Proven
 from spark_modeld.core.record import Record
 
@@ -206,10 +206,16 @@ class Clock(Protocol):
 
 
 class Journal(Protocol):
-    """The last words of a unit."""
+    """What a unit and its processes said. Secrets are taken out of every line."""
 
     async def tail(self, unit: str, lines: int) -> tuple[str, ...]:
         """The last journal lines of the unit's latest run, oldest first; empty if they cannot be read."""
+
+    async def read(self, unit: str, lines: int) -> tuple[LogLine, ...]:
+        """The last journal lines of the unit, of whichever run, oldest first. SparkError ``internal``."""
+
+    def follow(self, unit: str, lines: int) -> AsyncIterator[LogLine]:
+        """The same, and then every further line as it is written, until closed. SparkError ``busy`` at once."""
 
 
 class Inspector(Protocol):

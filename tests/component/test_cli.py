@@ -9,9 +9,8 @@ import pty
 import signal
 import sys
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,59 +18,11 @@ from spark_modeld import __version__
 from spark_modeld.core.errors import Code, Problem
 from spark_modeld.core.model import Outcome, SwitchPhase
 from spark_modeld.face import Snapshot, Warning
+from support.command_line import Ctl, finished
 from support.control import Control, open_folder, running
 from support.fake_face import GIB, refused
 
 pytestmark = pytest.mark.component
-DAEMON = str(Path(__file__).parents[2] / "daemon")
-
-
-@dataclass
-class Done:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-class Ctl:
-    """Runs the command line of one control API."""
-
-    def __init__(self, socket: Path) -> None:
-        self.socket = socket
-        self.env = {
-            "PATH": os.environ["PATH"],
-            "PYTHONPATH": DAEMON,
-            "PYTHONWARNINGS": "error",
-            "PYTHONIOENCODING": "utf-8",
-            "SPARK_MODELD_SOCKET": str(socket),
-            "COLUMNS": "120",
-        }
-
-    async def start(self, *args: str, stdout: int = asyncio.subprocess.PIPE, **env: str) -> asyncio.subprocess.Process:
-        return await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "spark_modeld.cli.main",
-            *args,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=stdout,
-            stderr=asyncio.subprocess.PIPE,
-            env={**self.env, **env},
-        )
-
-    async def __call__(self, *args: str, stdin: str = "", **env: str) -> Done:
-        return await finished(await self.start(*args, **env), stdin)
-
-
-async def finished(process: asyncio.subprocess.Process, stdin: str = "") -> Done:
-    async with asyncio.timeout(20):
-        out, err = await process.communicate(stdin.encode())
-    assert process.returncode is not None
-    return Done(process.returncode, (out or b"").decode(), err.decode())
 
 
 @pytest.fixture

@@ -287,6 +287,17 @@ async def test_a_log_that_says_nothing_well_known_is_not_read(outside: Outside) 
     assert "reading" not in error.extra
 
 
+async def test_the_log_of_a_models_unit(outside: Outside) -> None:
+    engine = outside.engine
+    assert [line.text for line in await engine.log("alpha", 1)] == ["exiting"]
+    assert [line.text async for line in engine.follow_log("beta", 2)] == ["CUDA out of memory", "exiting"]
+    assert outside.journal.asked == [unit("alpha"), unit("beta")]
+    with pytest.raises(SparkError, match="no model"):
+        engine.follow_log("nobody", 1)
+    with pytest.raises(SparkError, match="no model"):
+        await engine.log("nobody", 1)
+
+
 @pytest.mark.usefixtures("short_deadlines")
 async def test_it_ends_also_when_the_journal_does_not_answer(outside: Outside) -> None:
     outside.journal.hang = asyncio.Event()

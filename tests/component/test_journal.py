@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from spark_modeld.core.errors import Code, SparkError
 from spark_modeld.systemd import journal
 from spark_modeld.systemd.journal import Journalctl
 
@@ -108,5 +109,79 @@ async def test_endless_output_is_cut_off(tmp_path: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.skipif(shutil.which("journalctl") is None, reason="no journalctl here")
 async def test_the_real_journalctl_takes_these_options() -> None:
-    output = await Journalctl()._run("--unit=no-such.service", "--lines=5")
+    output = await Journalctl()._output("no-such.service", 5)
     assert output == b""
+
+
+# Reading and following, for people.
+
+
+async def test_lines_of_every_run_with_their_times(tmp_path: Path) -> None:
+    entries = [
+        {"_SYSTEMD_INVOCATION_ID": "1", "MESSAGE": "earlier", "__REALTIME_TIMESTAMP": "1790000000123456"},
+        {"_SYSTEMD_INVOCATION_ID": "2", "MESSAGE": "HF_TOKEN=hf_abcdefgh", "__REALTIME_TIMESTAMP": "x"},
+    ]
+    first, second = await printing(tmp_path, *entries).read("x.service", 10)
+    assert (first.text, f"{first.at:.6f}") == ("earlier", "1790000000.123456")
+    assert (second.text, second.at) == ("HF_TOKEN=[redacted]", 0.0)
+    assert await Journalctl(program=str(tmp_path / "nowhere")).read("x", 0) == ()
+
+
+async def test_a_journal_that_cannot_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "DEADLINE_SECONDS", 0.2)
+    for broken in (Journalctl(program=str(tmp_path / "nowhere")), reader(tmp_path, "exec sleep 60")):
+        with pytest.raises(SparkError) as refused:
+            await broken.read("x", 10)
+        assert refused.value.problem.code is Code.INTERNAL
+
+
+def lasting(folder: Path, *commands: str) -> Journalctl:
+    """A follower's journalctl: its PID is in ``pid``, it stays after its commands."""
+    return reader(folder, "\n".join([f"echo $$ > {folder}/pid", *commands, "exec sleep 600"]))
+
+
+async def test_following_gives_each_line_as_it_comes_and_leaves_no_process(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "more")
+    said = [f"echo '{json.dumps({'MESSAGE': text})}'" for text in ("one", "two")]
+    lines = lasting(tmp_path, said[0], f"cat {tmp_path}/more", said[1]).follow("x.service", 3)
+    assert (await anext(lines)).text == "one"
+    coming = asyncio.create_task(anext(lines))
+    await asyncio.sleep(0)
+    assert not coming.done()
+    (tmp_path / "more").write_text("no entry\n")
+    assert (await coming).text == "two"
+    assert alive((tmp_path / "pid").read_text())
+    await lines.aclose()
+    assert not alive((tmp_path / "pid").read_text())
+
+
+async def test_a_cancelled_follower_leaves_no_process(tmp_path: Path) -> None:
+    lines = lasting(tmp_path, """echo '{"MESSAGE": "one"}'""").follow("x.service", 3)
+    await anext(lines)
+    coming = asyncio.create_task(anext(lines))
+    await asyncio.sleep(0)
+    coming.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await coming
+    assert not alive((tmp_path / "pid").read_text())
+
+
+async def test_a_line_without_end_is_skipped(tmp_path: Path) -> None:
+    long = "head -c 3000000 /dev/zero | tr '\\0' x; echo"
+    lines = lasting(tmp_path, long, """echo '{"MESSAGE": "after"}'""").follow("x", 3)
+    assert (await anext(lines)).text == "after"
+    await lines.aclose()
+
+
+async def test_followers_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "FOLLOWERS", 1)
+    source = lasting(tmp_path, """echo '{"MESSAGE": "one"}'""")
+    first = source.follow("x", 1)
+    await anext(first)
+    with pytest.raises(SparkError) as refused:
+        source.follow("x", 1)
+    assert refused.value.problem.code is Code.BUSY
+    await first.aclose()
+    second = source.follow("x", 1)
+    await anext(second)
+    await second.aclose()

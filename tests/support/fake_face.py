@@ -24,6 +24,7 @@ from spark_modeld.core.model import (
     HugePages,
     Instant,
     Launch,
+    LogLine,
     MemorySource,
     Model,
     Outcome,
@@ -141,6 +142,7 @@ class FakeFace:
         self._switches: dict[str, Switch] = {}
         self._ended: dict[str, asyncio.Event] = {}
         self._log: list[Event] = []
+        self.log_lines: list[LogLine] = []
         self._news = asyncio.Condition()
         self._counted = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -237,12 +239,41 @@ class FakeFace:
         self._ask(Asked("measure"))
         return make_reading()
 
+    async def log(self, model_id: str, lines: int) -> tuple[LogLine, ...]:
+        self._ask(Asked("log", model_id))
+        return tuple(self.log_lines[len(self.log_lines) - min(lines, len(self.log_lines)) :])
+
+    def follow_log(self, model_id: str, lines: int) -> AsyncIterator[LogLine]:
+        self._ask(Asked("follow", model_id))
+        return self._followed(lines)
+
+    async def _followed(self, lines: int) -> AsyncIterator[LogLine]:
+        position = max(0, len(self.log_lines) - lines)
+        self._count(+1)
+        try:
+            while True:
+                async with self._news:
+                    while len(self.log_lines) <= position:
+                        await self._news.wait()
+                yield self.log_lines[position]
+                position += 1
+        finally:
+            self._count(-1)
+
+    def say(self, text: str) -> None:
+        """A further line of every log."""
+        self.log_lines.append(LogLine(1_790_000_000 + len(self.log_lines) / 8, text))
+        self._wake_readers()
+
     async def reload(self) -> None:
         self._ask(Asked("reload"))
 
     def publish(self, kind: str, data: Mapping[str, Any]) -> None:
         """An event for every reader."""
         self._log.append(Event(len(self._log) + 1, kind, data))
+        self._wake_readers()
+
+    def _wake_readers(self) -> None:
         task = asyncio.get_running_loop().create_task(self._tell())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

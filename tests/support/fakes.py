@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from itertools import count
@@ -24,6 +24,7 @@ from spark_modeld.core.model import (
     EngineKind,
     Instant,
     Launch,
+    LogLine,
     MemorySource,
     Model,
     Reading,
@@ -420,6 +421,14 @@ class FakeJournal:
         if self.hang is not None:
             await self.hang.wait()
         return self.lines[-lines:]
+
+    async def read(self, unit: str, lines: int) -> tuple[LogLine, ...]:
+        self.asked.append(unit)
+        return tuple(LogLine(float(n), text) for n, text in enumerate(self.lines))[-lines:]
+
+    async def follow(self, unit: str, lines: int) -> AsyncIterator[LogLine]:
+        for line in await self.read(unit, lines):
+            yield line
 
 
 class FakeInspector:

@@ -7,6 +7,7 @@ import json
 import select
 import socket
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +55,23 @@ class Client:
         if status >= 400:
             raise refused(document)
         return document
+
+    def lines(self, path: str) -> Iterator[Any]:
+        """The JSON of each line of a stream, until it ends. Failure with the problem of a refusal."""
+        with self._connect(self._seconds) as sock:
+            try:
+                sock.sendall(_request("GET", path, b"", version="1.0"))
+                with sock.makefile("rb") as answer:
+                    status, headers = _read_head(answer)
+                    if status >= 400:
+                        raise refused(_read_json(answer, headers))
+                    sock.settimeout(None)
+                    with contextlib.suppress(ConnectionError):
+                        while line := answer.readline():
+                            if line.strip():
+                                yield json.loads(line)
+            except (OSError, ValueError) as error:
+                raise self._unreachable(f"The daemon hung up ({error or 'end of file'}).") from error
 
     def events(self, last_id: int | None = None) -> Stream:
         """The event stream, from now on or after ``last_id``. It is subscribed when this returns."""

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from spark_modeld import __version__
-from spark_modeld.cli import acting, reading
+from spark_modeld.cli import acting, log, reading
 from spark_modeld.cli.completion import PROGRAM, VARIABLE, completion
 from spark_modeld.cli.failures import Failure
 from spark_modeld.cli.options import Ctl, common
@@ -52,6 +52,7 @@ for _command in (
     acting.stop,
     reading.memory,
     reading.history,
+    log.logs,
     reading.events,
     acting.reload,
     token,

@@ -39,6 +39,13 @@ def query(request: web.BaseRequest, route: Route) -> Mapping[str, str]:
     return values
 
 
+def whole(name: str, text: str, least: int, most: int) -> int:
+    """The value of a query parameter that is a whole number. SparkError ``invalid-request``."""
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(most)) and least <= int(text) <= most):
+        raise refuse(Code.INVALID_REQUEST, f"?{name}={text[:40]} is not possible: use a number from {least} to {most}.")
+    return int(text)
+
+
 async def body(request: web.BaseRequest, route: Route) -> object:
     """The route's body as its Struct; None for a route without one. SparkError ``invalid-request``, ``too-large``."""
     if route.body is None:

@@ -112,6 +112,8 @@ def _answer(answer: Answer) -> dict[str, Any]:
         shown["content"] = {answer.media: {"schema": _ref(answer.body)}}
     elif answer.media != "application/json":
         shown["content"] = {answer.media: {"schema": {"type": "string"}}}
+    if answer.stream is not None:
+        shown["content"][answer.stream] = {"schema": {"type": "string"}}
     return shown
 
 

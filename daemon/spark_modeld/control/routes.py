@@ -30,11 +30,15 @@ class Query:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """One answer that is no problem: the Struct in its body, or ``media`` for a body that is not JSON."""
+    """One answer that is no problem: the Struct in its body, or ``media`` for a body that is not JSON.
+
+    ``stream`` is the media type in which it comes instead where the query asks for one that goes on.
+    """
 
     description: str
     body: type | None = None
     media: str = "application/json"
+    stream: str | None = None
     headers: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
 

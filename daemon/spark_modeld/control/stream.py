@@ -1,4 +1,4 @@
-"""``GET /api/events``: the engine's events as server-sent events.
+"""Answers that go on: ``GET /api/events`` as server-sent events, and what other streams need too.
 
 Each reader pulls at its own pace. One that stops reading stalls nobody and is cut off; one that hangs up ends its task.
 """
@@ -6,7 +6,8 @@ Each reader pulls at its own pace. One that stops reading stalls nobody and is c
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from typing import TypeVar
 
 from aiohttp import web
 
@@ -17,17 +18,41 @@ from spark_modeld.face import Event
 
 HEARTBEAT = 15.0
 STALLED = 30.0
-_BEAT = b": \n\n"
+
+T = TypeVar("T")
 
 
 async def events(call: Call) -> web.StreamResponse:
     """Streams until the client or the server goes."""
     last_id = _last_id(call.request.headers.getall("Last-Event-ID", []))
-    response = web.StreamResponse(headers={**HEADERS, "Content-Type": "text/event-stream"})
+    return await stream(
+        call,
+        lambda: call.face.events(last_id),
+        _frame,
+        media="text/event-stream",
+        hello=b"retry: 1000\n\n",
+        beat=b": \n\n",
+    )
+
+
+async def stream(
+    call: Call,
+    source: Callable[[], AsyncIterator[T]],
+    frame: Callable[[T], bytes],
+    *,
+    media: str,
+    hello: bytes = b"",
+    beat: bytes,
+) -> web.StreamResponse:
+    """What the source gives, each as one frame, until it ends, or the client or the server goes.
+
+    ``hello`` comes first, ``beat`` whenever there was nothing for a while: it finds out who is gone.
+    """
+    response = web.StreamResponse(headers={**HEADERS, "Content-Type": media})
     if call.request.method == "HEAD":
         return web.Response(headers=response.headers)
     try:
-        await until(_pump(call, response, call.face.events(last_id)), call)
+        await until(_pump(call, response, source(), frame, hello=hello, beat=beat), call)
     except SparkError as error:
         if error.problem.code is not Code.SHUTTING_DOWN or not response.prepared:
             raise
@@ -38,23 +63,32 @@ async def events(call: Call) -> web.StreamResponse:
     return response
 
 
-async def _pump(call: Call, response: web.StreamResponse, source: AsyncIterator[Event]) -> None:
+async def _pump(
+    call: Call,
+    response: web.StreamResponse,
+    source: AsyncIterator[T],
+    frame: Callable[[T], bytes],
+    *,
+    hello: bytes,
+    beat: bytes,
+) -> None:
     # Asked for before the answer's head is sent: whoever has seen the head misses nothing that happens from then on.
     following = asyncio.ensure_future(anext(source))
     try:
         await response.prepare(call.request)
-        await _write(response, b"retry: 1000\n\n")
+        if hello:
+            await _write(response, hello)
         while True:
             await asyncio.wait({following}, timeout=HEARTBEAT)
             if not following.done():
-                await _write(response, _BEAT)
+                await _write(response, beat)
                 continue
             try:
-                event = following.result()
+                found = following.result()
             except StopAsyncIteration:
                 return
             following = asyncio.ensure_future(anext(source))
-            await _write(response, _frame(event))
+            await _write(response, frame(found))
     finally:
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)

@@ -10,6 +10,7 @@ from aiohttp import web
 from spark_modeld.control import views, wire
 from spark_modeld.control.answers import answer, refusal
 from spark_modeld.control.call import Call, until
+from spark_modeld.control.intake import whole
 from spark_modeld.control.names import with_nearest
 from spark_modeld.core.errors import Code, Problem, SparkError, refuse
 from spark_modeld.core.model import Outcome, Requester, Switch
@@ -38,7 +39,7 @@ async def switch(call: Call) -> web.StreamResponse:
 async def switches(call: Call) -> web.StreamResponse:
     """The one under way, then the history, newest first."""
     known = call.face.switches()
-    limit = _limit(call.query["limit"]) if "limit" in call.query else len(known)
+    limit = whole("limit", call.query["limit"], 1, _MOST) if "limit" in call.query else len(known)
     return answer(wire.SwitchList(switches=[views.switch(each) for each in known[:limit]]))
 
 
@@ -102,12 +103,6 @@ def _wait(text: str | None) -> tuple[bool, float | None]:
             f"?wait={text[:40]} is not possible: use true, false, or seconds from 0 to {_LONGEST_WAIT:.0f}.",
         )
     return True, seconds
-
-
-def _limit(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= 4 and 1 <= int(text) <= _MOST):
-        raise refuse(Code.INVALID_REQUEST, f"?limit={text[:40]} is not possible: use a number from 1 to {_MOST}.")
-    return int(text)
 
 
 def _id(call: Call) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from spark_modeld.control import handlers, stream, switching, wire
+from spark_modeld.control import handlers, log, stream, switching, wire
 from spark_modeld.control.routes import Answer, Query, Route
 from spark_modeld.core.errors import Code
 
@@ -127,6 +127,29 @@ ROUTES: tuple[Route, ...] = (
         summary="Stop a side model",
         answers={202: Answer(description="the model, on its way", body=wire.Model)},
         problems=(Code.UNKNOWN_MODEL, Code.STUCK, *_UNREADY),
+    ),
+    Route(
+        method="GET",
+        path="/api/models/{id}/logs",
+        handler=log.logs,
+        summary="The last lines of a model's unit or container; with `follow` also what comes after them",
+        query=(
+            Query(
+                name="lines",
+                description=f"how many of the last lines; {log.USUAL} if not given",
+                schema={"type": "integer", "minimum": 0, "maximum": log.MOST},
+            ),
+            Query(
+                name="follow",
+                description=(
+                    "`true` (or no value) streams: one LogLine as JSON on each line, an empty line now and then, until "
+                    "the caller hangs up"
+                ),
+                schema={"type": "string", "enum": ["", "true", "false"]},
+            ),
+        ),
+        answers={200: Answer(description="the lines", body=wire.Log, stream=log.NDJSON)},
+        problems=(Code.UNKNOWN_MODEL, Code.INVALID_CONFIG, Code.BUSY, Code.SHUTTING_DOWN),
     ),
     Route(
         method="GET",

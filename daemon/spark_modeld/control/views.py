@@ -8,7 +8,7 @@ from typing import Any
 
 from spark_modeld.control import wire
 from spark_modeld.core.errors import Problem
-from spark_modeld.core.model import Catalog, Footprint, Outcome, Phase, Reading, Role, Switch
+from spark_modeld.core.model import Catalog, Footprint, LogLine, Outcome, Phase, Reading, Role, Switch
 from spark_modeld.face import ModelState, Snapshot
 
 _AT_REST = frozenset({Phase.STOPPED, Phase.FAILED, Phase.UNKNOWN})
@@ -76,6 +76,12 @@ def model(state: ModelState) -> wire.Model:
         fit_reason=state.fit_reason,
         error=_problem(state.error),
     )
+
+
+def log_line(line: LogLine) -> wire.LogLine:
+    """One line of a unit's journal. Its time has microseconds: whoever follows again knows what it has seen."""
+    at = datetime.fromtimestamp(line.at, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return wire.LogLine(time=at, text=line.text)
 
 
 def _levels(reading: Reading, catalog: Catalog) -> dict[str, Any]:

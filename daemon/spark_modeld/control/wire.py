@@ -238,6 +238,21 @@ class Reloaded(Struct, kw_only=True):
     models: list[str]
 
 
+class LogLine(Struct, kw_only=True):
+    """One line that a unit or its processes wrote; secrets are taken out."""
+
+    time: Time
+    text: str
+
+
+class Log(Struct, kw_only=True):
+    """The last lines of a unit's journal, of whichever run, oldest first."""
+
+    model: str
+    unit: str
+    lines: list[LogLine]
+
+
 class SwitchRequest(Struct, kw_only=True, forbid_unknown_fields=True):
     """Which model the slot should serve: an id, alias or served name; null empties the slot."""
 

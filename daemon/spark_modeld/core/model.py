@@ -388,6 +388,14 @@ class UnitStatus:
     need_reload: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """One line of a unit's journal, without secrets; ``at`` is Unix seconds."""
+
+    at: float
+    text: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rollback:
     """The way back of a failed switch: which model is being started again, and how far it is."""

@@ -1,4 +1,4 @@
-"""The last words of a unit, through journalctl: the journal's own reader, which knows what its caller may see."""
+"""What a unit said, through journalctl: the journal's own reader, which knows what its caller may see."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ import os
 import re
 import signal
 from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import AsyncGenerator
 
+from spark_modeld.core.errors import Code, refuse
+from spark_modeld.core.model import LogLine
 from spark_modeld.core.redact import redact
 
 DEADLINE_SECONDS = 5.0
@@ -17,31 +20,66 @@ OUTPUT_LIMIT = 4 << 20
 LINES_LIMIT = 1000
 LINE_LIMIT = 2000
 """Characters; a line that an engine fills with a tensor helps nobody."""
+FOLLOWERS = 16
+"""At once, each of them a process."""
+
+# What the unit's processes wrote; what systemd wrote about a system unit, and about a user's.
+_RUN_FIELDS = ("_SYSTEMD_INVOCATION_ID", "INVOCATION_ID", "USER_INVOCATION_ID")
 
 
 class Journalctl:
-    """ports.Journal. Secrets are taken out of what it returns; it never raises."""
+    """ports.Journal."""
 
     def __init__(self, *, user: bool = False, program: str = "journalctl") -> None:
         self._command = (program, "--quiet", "--no-pager", "--output=json", *(("--user",) if user else ()))
         self._unit = "--user-unit" if user else "--unit"
+        self._followers = 0
 
     async def tail(self, unit: str, lines: int) -> tuple[str, ...]:
-        """See ports.Journal. Lines of an earlier run are left out."""
-        count = min(max(lines, 0), LINES_LIMIT)
-        if count == 0:
-            return ()
+        """See ports.Journal. Lines of an earlier run are left out; it never raises."""
         try:
-            async with asyncio.timeout(DEADLINE_SECONDS):
-                output = await self._run(f"{self._unit}={unit}", f"--lines={count}")
+            output = await self._last(unit, lines)
         except (OSError, ValueError, TimeoutError):
             return ()
         return _latest_run(output)
 
-    async def _run(self, *arguments: str) -> bytes:
-        process = await asyncio.create_subprocess_exec(
-            *self._command, *arguments, stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL, start_new_session=True
-        )
+    async def read(self, unit: str, lines: int) -> tuple[LogLine, ...]:
+        """See ports.Journal."""
+        try:
+            output = await self._last(unit, lines)
+        except (OSError, ValueError, TimeoutError) as error:
+            raise refuse(Code.INTERNAL, f"The journal cannot be read: {error or 'journalctl hangs'}.") from error
+        return tuple(entry[1] for line in output.splitlines() if (entry := _entry(line)) is not None)
+
+    def follow(self, unit: str, lines: int) -> AsyncGenerator[LogLine, None]:
+        """See ports.Journal."""
+        if self._followers >= FOLLOWERS:
+            detail = f"{FOLLOWERS} logs are being followed already, which is as many as there may be."
+            raise refuse(Code.BUSY, detail, retry_after=30)
+        return self._follow(unit, lines)
+
+    async def _follow(self, unit: str, lines: int) -> AsyncGenerator[LogLine, None]:
+        self._followers += 1
+        try:
+            process = await self._start(unit, lines, "--follow")
+            assert process.stdout is not None
+            try:
+                while line := await _next_line(process.stdout):
+                    if (entry := _entry(line)) is not None:
+                        yield entry[1]
+            finally:
+                await asyncio.shield(_end(process, finished=process.stdout.at_eof()))
+        finally:
+            self._followers -= 1
+
+    async def _last(self, unit: str, lines: int) -> bytes:
+        if lines < 1:
+            return b""
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            return await self._output(unit, lines)
+
+    async def _output(self, unit: str, lines: int) -> bytes:
+        process = await self._start(unit, lines)
         assert process.stdout is not None
         output = bytearray()
         try:
@@ -50,6 +88,26 @@ class Journalctl:
         finally:
             await asyncio.shield(_end(process, finished=process.stdout.at_eof()))
         return bytes(output)
+
+    async def _start(self, unit: str, lines: int, *more: str) -> Process:
+        count = min(max(lines, 0), LINES_LIMIT)
+        return await asyncio.create_subprocess_exec(
+            *self._command,
+            *(f"{self._unit}={unit}", f"--lines={count}", *more),
+            stdin=DEVNULL,
+            stdout=PIPE,
+            stderr=DEVNULL,
+            start_new_session=True,
+        )
+
+
+async def _next_line(stream: asyncio.StreamReader) -> bytes:
+    """The next line, empty at the end; of one that is longer than the stream's limit nothing is kept."""
+    while True:
+        try:
+            return await stream.readline()
+        except ValueError:
+            continue
 
 
 async def _end(process: Process, *, finished: bool) -> None:
@@ -66,11 +124,11 @@ def _latest_run(output: bytes) -> tuple[str, ...]:
     entries = [entry for line in output.splitlines() if (entry := _entry(line)) is not None]
     latest = next((run for run, _ in reversed(entries) if run), "")
     first = next((i for i, (run, _) in enumerate(entries) if run == latest), 0)
-    return tuple(text for run, text in entries[first:] if run in {latest, ""})
+    return tuple(said.text for run, said in entries[first:] if run in {latest, ""})
 
 
-def _entry(line: bytes) -> tuple[str, str] | None:
-    """One line of ``--output=json`` as invocation id ("" if none) and text; None if it is no entry."""
+def _entry(line: bytes) -> tuple[str, LogLine] | None:
+    """One line of ``--output=json`` as invocation id ("" if none) and what was said; None if it is no entry."""
     try:
         fields = json.loads(line)
     except (ValueError, RecursionError):
@@ -78,11 +136,14 @@ def _entry(line: bytes) -> tuple[str, str] | None:
     if not isinstance(fields, dict):
         return None
     run = next((v for name in _RUN_FIELDS if isinstance(v := fields.get(name), str)), "")
-    return run, redact(_CONTROL.sub("", _text(fields.get("MESSAGE"))))[:LINE_LIMIT]
+    text = redact(_CONTROL.sub("", _text(fields.get("MESSAGE"))))[:LINE_LIMIT]
+    return run, LogLine(_time(fields.get("__REALTIME_TIMESTAMP")), text)
 
 
-# What the unit's processes wrote; what systemd wrote about a system unit, and about a user's.
-_RUN_FIELDS = ("_SYSTEMD_INVOCATION_ID", "INVOCATION_ID", "USER_INVOCATION_ID")
+def _time(microseconds: object) -> float:
+    if isinstance(microseconds, str) and microseconds.isascii() and microseconds.isdigit() and len(microseconds) < 18:
+        return int(microseconds) / 1e6
+    return 0.0
 
 
 # Colours and other terminal commands, and then every control character but the tab: the text ends on terminals.
