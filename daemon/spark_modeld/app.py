@@ -12,7 +12,7 @@ import socket
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import structlog
 
@@ -139,9 +139,12 @@ class Daemon:
         await asyncio.gather(watchdog, return_exceptions=True)
         await runner.close()
         await self._engine.shut_down()
-        await self._gauge.close()
+        unhurt = await self._gauge.close()
         log.info("spark-modeld ends; models are left as they are")
-        return 0 if stopped else 1
+        status = 0 if stopped else 1
+        if not unhurt:
+            _leave(status)
+        return status
 
     async def _stopped(self) -> bool:
         """True when somebody stops the daemon, False when its engine is broken."""
@@ -208,6 +211,14 @@ class Daemon:
 
 def _read_key(path: str) -> str:
     return Path(path).read_text(encoding="utf-8")
+
+
+def _leave(status: int) -> NoReturn:
+    """Ends the process at once. All is saved; a driver's library that hangs would clean up, and hang the exit too."""
+    log.warning("what hangs is left behind")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _import_aiohttp() -> None:

@@ -8,7 +8,8 @@
  * One statement a line; blank lines and lines that begin with # are skipped. What follows a `gpu` line is of that GPU.
  *
  *   init CODE                   nvmlInit answers CODE (9 no driver, 18 version mismatch, 999 unknown, ...)
- *   hang [FUNCTION]             every call, or the one of this name, waits until the file no longer says so
+ *   hang [FUNCTION]             every call, or the one of this name, waits until the file no longer says so; so does
+ *                               the end of a process that has NVML open
  *   error CODE [FUNCTION]       before any gpu: every call about any GPU answers CODE (15 GPU lost, 1 uninitialised);
  *                               with FUNCTION, only that one (nvmlDeviceGetCount_v2, ...)
  *   gpu NAME                    one more GPU. GB10: "gpu NVIDIA GB10"
@@ -168,11 +169,24 @@ static void read_machine(const char *function)
     fclose(file);
 }
 
-/* Reads the file, waits while it says hang. Returns what every call answers first. */
-static int enter(const char *function)
+/* Reads the file, waits while it says hang. */
+static void wait_while_hanging(const char *function)
 {
     for (read_machine(function); machine.hangs; read_machine(function))
         nanosleep(&(struct timespec){0, 5000000}, NULL);
+}
+
+/* A library that cleans up at the process's end waits for whoever is inside it. */
+__attribute__((destructor)) static void clean_up(void)
+{
+    if (initialised)
+        wait_while_hanging(__func__);
+}
+
+/* Returns what every call answers first. */
+static int enter(const char *function)
+{
+    wait_while_hanging(function);
     if (!strcmp(function, "nvmlInitWithFlags"))
         return machine.there ? machine.init : NO_DRIVER;
     if (!initialised)
@@ -218,6 +232,7 @@ EXPORT int nvmlInitWithFlags(unsigned flags)
 
 EXPORT int nvmlShutdown(void)
 {
+    wait_while_hanging(__func__);
     if (!initialised)
         return UNINITIALIZED;
     initialised--;

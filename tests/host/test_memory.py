@@ -6,17 +6,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from support.nvml import FakeNvml, Process, library_dir
+from support.gb10 import TOTAL, Gb10
+from support.nvml import Process
 from support.serving import Events, Serving, await_that, unit
-from support.spark import REPOSITORY, SOURCE, SparkHost
+from support.spark import SparkHost
 from support.tiny_models import sentence_of
 
 pytestmark = pytest.mark.host
 
 GIB = 1 << 30
-TOTAL = 128 * GIB
-DAEMON = "spark-modeld.service"
-FOLDER = "/run/gb10"
 SETTINGS = """\
 [memory]
 reserve = "8GiB"
@@ -24,29 +22,6 @@ large = "24GiB"
 floor = "3GiB"
 reclaim_timeout = "1500ms"
 """
-
-
-class Gb10:
-    """What the kernel and the driver say inside the host."""
-
-    def __init__(self, host: SparkHost) -> None:
-        self._host = host
-        host.run("mkdir", "-p", FOLDER)
-        self.nvml = FakeNvml(host.path(FOLDER) / "nvml")
-        self.available(110 * GIB)
-
-    def available(self, available: int) -> None:
-        """MemAvailable from now on, in bytes."""
-        values = {"MemTotal": TOTAL, "MemFree": available // 2, "MemAvailable": available}
-        self._host.write(f"{FOLDER}/new", "".join(f"{key}: {value >> 10} kB\n" for key, value in values.items()))
-        self._host.run("mv", f"{FOLDER}/new", f"{FOLDER}/meminfo")
-
-    def install(self) -> None:
-        """Puts both in the daemon's environment."""
-        folder = f"{SOURCE}/{library_dir().relative_to(REPOSITORY)}"
-        environment = f"SPARK_MODELD_MEMINFO={FOLDER}/meminfo FAKE_NVML={FOLDER}/nvml LD_LIBRARY_PATH={folder}"
-        self._host.write(f"/etc/systemd/system/{DAEMON}.d/gb10.conf", f"[Service]\nEnvironment={environment}\n")
-        self._host.run("systemctl", "daemon-reload")
 
 
 @pytest.fixture(scope="module")
@@ -64,15 +39,13 @@ def gb10(installed_host: SparkHost) -> Gb10:
 
 @pytest.fixture
 def serving(gb10: Gb10, installed_host: SparkHost) -> Iterator[Serving]:
-    gb10.nvml.gb10()
-    gb10.available(110 * GIB)
+    gb10.reset()
     serving = Serving(installed_host)
     serving.serve(None)
     # After an error the driver is opened again at a bounded rate.
     await_that(lambda: installed_host.api("GET", "/api/memory")[1]["source"] == "unified", "the driver to be back")
     yield serving
-    gb10.nvml.gb10()
-    gb10.available(110 * GIB)
+    gb10.reset()
 
 
 def test_a_gb10_is_one_pool_and_its_processes_belong_to_the_model(serving: Serving, gb10: Gb10) -> None:
