@@ -110,8 +110,21 @@ async def test_memory_names_the_holders(ctl: Ctl) -> None:
     assert "4242" in done.out
     assert "37.0 GiB" in done.out
     assert "Xorg" in done.out
-    assert "reserve 8.0 GiB" in done.out
+    for held in ("qwen, serving", "llama-server, PID 88 of ann", "8.0 GiB  reserve", "3.0 GiB  floor"):
+        assert held in done.out
+    assert "\x1b" not in done.out
     assert (await ctl("memory", "--json")).json["total"] == 128 * GIB
+
+
+@pytest.mark.parametrize(("wanted", "colours"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)])
+async def test_the_bar_of_memory_has_colours_where_they_belong(ctl: Ctl, wanted: dict[str, str], colours: bool) -> None:
+    main, other = pty.openpty()
+    process = await ctl.start("memory", stdout=other, **{"TERM": "xterm", **wanted})
+    os.close(other)
+    seen = await _read_until(main, b"HOST MEMORY")
+    os.close(main)
+    await finished(process)
+    assert (b"\x1b[36maaaa" in seen, b"[aaaa" in seen) == (colours, not colours)
 
 
 async def drive(control: Control, *phases: SwitchPhase) -> str:

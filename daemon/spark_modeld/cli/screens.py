@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from spark_modeld.cli.memory_bar import memory_bar
 from spark_modeld.cli.text import age, arrow, bar, between, clean, paint, phase, size, span, table, width
 
 _LABEL = 10
@@ -57,8 +58,8 @@ def models(shown: dict[str, Any]) -> list[str]:
 def memory(shown: dict[str, Any]) -> list[str]:
     """The reading and who holds it."""
     lines = [
-        _labelled("memory", _memory_line(shown)),
-        _labelled("levels", f"reserve {size(shown['reserve'])}, floor {size(shown['floor'])}"),
+        _labelled("memory", _available(shown)),
+        *memory_bar(shown, _LABEL),
         _labelled("source", f"{shown['source']}{', ' + shown['gpu'] if shown['gpu'] else ''}"),
     ]
     lines += [_labelled("note", clean(note)) for note in shown["notes"]]
@@ -67,10 +68,23 @@ def memory(shown: dict[str, Any]) -> list[str]:
         lines += ["", *table(("MODEL", "STATE", "HOLDS ON GPU", "FOOTPRINT"), held)]
     if shown["processes"]:
         rows = [
-            (str(p["pid"]), size(p["bytes"]), p["model"] or "-", p["command"] or "?", p["unit"] or "-")
+            (
+                str(p["pid"]),
+                size(p["bytes"]),
+                p["model"] or "-",
+                p["user"] or "?",
+                p["command"] or "?",
+                p["unit"] or "-",
+            )
             for p in shown["processes"]
         ]
-        lines += ["", *table(("PID", "GPU MEMORY", "MODEL", "COMMAND", "UNIT"), rows)]
+        lines += ["", *table(("PID", "GPU MEMORY", "MODEL", "USER", "COMMAND", "UNIT"), rows)]
+    if shown["strangers"]:
+        rows = [
+            (str(p["pid"]), size(p["bytes"]), p["user"] or "?", p["command"] or "?", p["unit"] or "-")
+            for p in shown["strangers"]
+        ]
+        lines += ["", *table(("PID", "HOST MEMORY", "USER", "COMMAND", "UNIT"), rows)]
     return lines
 
 
@@ -117,14 +131,19 @@ def _under_way(switch: dict[str, Any]) -> str:
 
 
 def _memory_line(memory: dict[str, Any]) -> str:
+    total, available, text = memory["total"], memory["available"], _available(memory)
+    columns = min(30, width() - _LABEL - 40)
+    return f"[{bar(total - available, total, memory['reserve'], columns)}] {text}" if columns >= 8 else text
+
+
+def _available(memory: dict[str, Any]) -> str:
     total, available = memory["total"], memory["available"]
     text = f"{size(available)} of {size(total)} available"
     if memory["stale"]:
         text += paint(" (the GPU's driver does not answer)", "red")
     elif available < memory["reserve"]:
         text += paint(" (under the reserve)", "yellow")
-    columns = min(30, width() - _LABEL - 40)
-    return f"[{bar(total - available, total, memory['reserve'], columns)}] {text}" if columns >= 8 else text
+    return text
 
 
 def _failure(switch: dict[str, Any]) -> str:

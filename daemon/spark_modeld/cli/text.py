@@ -81,7 +81,7 @@ def between(start: str, end: str) -> float:
 
 def bar(used: int, total: int, reserve: int, columns: int) -> str:
     """How much of ``total`` is used, with the reserve marked at the far end."""
-    full, empty, mark = ("█", "░", "▒") if _is_unicode() else ("#", ".", ":")
+    full, empty, mark = ("█", "░", "▒") if is_unicode() else ("#", ".", ":")
     cells = [empty] * columns
     for position in range(max(0, columns - round(columns * reserve / total)), columns):
         cells[position] = mark
@@ -92,14 +92,14 @@ def bar(used: int, total: int, reserve: int, columns: int) -> str:
 
 def arrow() -> str:
     """From here to there."""
-    return "→" if _is_unicode() else "->"
+    return "→" if is_unicode() else "->"
 
 
 def fit(text: str, columns: int) -> str:
     """Cut to so many columns."""
     if len(text) <= columns:
         return text
-    return text[: max(0, columns - 1)] + ("…" if _is_unicode() else ".")
+    return text[: max(0, columns - 1)] + ("…" if is_unicode() else ".")
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -117,5 +117,6 @@ def _line(row: Sequence[str], widths: Sequence[int]) -> str:
     return "  ".join(cells).rstrip()
 
 
-def _is_unicode() -> bool:
+def is_unicode() -> bool:
+    """Whether standard output takes more than ASCII."""
     return (sys.stdout.encoding or "").lower().startswith("utf")
