@@ -80,11 +80,11 @@ def memory(shown: dict[str, Any]) -> list[str]:
         ]
         lines += ["", *table(("PID", "GPU MEMORY", "MODEL", "USER", "COMMAND", "UNIT"), rows)]
     if shown["strangers"]:
-        rows = [
+        strays = [
             (str(p["pid"]), size(p["bytes"]), p["user"] or "?", p["command"] or "?", p["unit"] or "-")
             for p in shown["strangers"]
         ]
-        lines += ["", *table(("PID", "HOST MEMORY", "USER", "COMMAND", "UNIT"), rows)]
+        lines += ["", *table(("PID", "HOST MEMORY", "USER", "COMMAND", "UNIT"), strays)]
     return lines
 
 
