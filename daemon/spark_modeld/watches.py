@@ -24,6 +24,7 @@ log = structlog.get_logger()
 _FLOOR_PERIOD = 0.2
 _IDLE_PERIOD = 10.0
 _NO_READING_PAUSE = 1.0
+_HASTE = 0.1
 
 Handler = Callable[[], Effects]
 Spawn = Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]
@@ -129,7 +130,8 @@ class Watches:
     async def _room(self, spec: Model, epoch: int) -> None:
         pause = 0.02
         while True:
-            reading = await self._reading(thorough=True)
+            # Most starts go with the first looks; strangers matter where it comes to a refusal.
+            reading = await self._reading(thorough=pause > _HASTE)
             self._post(_given(lambda r: self._slot().room(spec.id, epoch, r, self._now()), reading))
             await self._out.clock.sleep(pause)
             pause = min(pause * 1.5, 1.0)

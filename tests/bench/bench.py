@@ -15,6 +15,7 @@ from typing import Any
 
 from climbs import measure_climbs
 from figures import Figure, overhead_figures, percentile, table
+from readings import measure_readings
 
 from support.host import why_not
 from support.spark import SOURCE, SparkHost, quoted
@@ -181,6 +182,8 @@ def main() -> None:
     options = arguments()
     if reason := why_not():
         raise SystemExit(f"bench: no throwaway host here: {reason}")
+    say("one reading of memory")
+    readings = list(measure_readings(500))
     say("the readiness ladder alone")
     climbs = list(measure_climbs(LOADS, max(2, options.pairs // 2)))
     with booted() as bench:
@@ -188,6 +191,7 @@ def main() -> None:
         instant = bench.pair("instant", 0.0)
         bench.start_daemon()
         figures = [
+            *readings,
             *climbs,
             *measure_overhead(bench, specs, options.pairs),
             *measure_status(bench, specs["load 0.5 s"]),
