@@ -53,6 +53,17 @@ class Appraisals:
             facts = await self._out.systemd.facts(spec.unit)
         return replace(await self._out.inspector.inspect(spec, facts), unit=facts)
 
+    async def look(self, spec: Model) -> tuple[Inspection, Reading | None]:
+        """An inspection, and a reading where one can be taken."""
+        seen, reading = await asyncio.gather(self.inspect(spec), self._out.gauge.read(), return_exceptions=True)
+        if isinstance(seen, BaseException):
+            raise seen
+        if isinstance(reading, BaseException):
+            if not isinstance(reading, SparkError):
+                raise reading
+            return seen, None
+        return seen, reading
+
     async def with_reading(
         self, spec: Model, read: Callable[[], Coroutine[Any, Any, Reading]]
     ) -> tuple[Inspection, Reading]:

@@ -23,6 +23,7 @@ from spark_modeld.core.errors import Code, Problem, SparkError, refuse
 from spark_modeld.core.lifecycle import Act
 from spark_modeld.core.model import Catalog, Instant, LogLine, Model, OwnUnit, Reading, Requester, Switch
 from spark_modeld.core.record import HISTORY, Record
+from spark_modeld.core.report import Report
 from spark_modeld.core.slot import Slot
 from spark_modeld.face import Event, Snapshot, Warning
 from spark_modeld.promises import Promises
@@ -437,6 +438,15 @@ class Engine:
         """See ``Face``."""
         ended = tuple(reversed(self._chronicle.history))
         return (self._slot.switch, *ended) if self._slot.switch else ended
+
+    async def check(self, model_id: str) -> Report:
+        """See ``Face``."""
+        self._check_configured()
+        spec = self._slot.house.models.get(model_id)
+        if spec is None:
+            raise refuse(Code.UNKNOWN_MODEL, f"There is no model {model_id!r} in the catalog.", model=model_id)
+        seen, reading = await self._appraisals.look(spec)
+        return await self._ask(lambda: (self._slot.report(spec.id, seen, reading), []))
 
     async def measure(self) -> Reading:
         """See ``Face``."""

@@ -8,12 +8,17 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 from spark_modeld.core.errors import Problem
+from spark_modeld.core.finding import Finding
 from spark_modeld.core.model import Catalog, Footprint, LogLine, Model, Phase, Reading, Requester, Switch
+from spark_modeld.core.report import Report
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelState:
-    """One model as it is now. ``fits`` is None while there is no reading; ``fit_reason`` says why not."""
+    """One model as it is now. ``fits`` is None while there is no reading; ``fit_reason`` says why not.
+
+    ``findings`` are from the last look at it.
+    """
 
     model: Model
     phase: Phase
@@ -25,6 +30,7 @@ class ModelState:
     default: bool
     in_flight: int
     error: Problem | None
+    findings: tuple[Finding, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +127,12 @@ class Face(Protocol):
 
     async def gate(self, model_id: str) -> None:
         """Asks whether systemd may start this model's unit now. Returns if so; the refusal is the SparkError."""
+
+    async def check(self, model_id: str) -> Report:
+        """Looks at a model afresh and says everything that is to be said before it is tried.
+
+        Bounded in time. SparkError ``unknown-model``.
+        """
 
     async def measure(self) -> Reading:
         """A fresh reading."""

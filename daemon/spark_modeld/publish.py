@@ -55,6 +55,7 @@ def _model_state(slot: Slot, model: str) -> ModelState:
         default=house.catalog.settings.slot.default == model,
         in_flight=house.leases.get(model, 0),
         error=life.problem,
+        findings=house.findings(model),
     )
 
 

@@ -12,6 +12,7 @@ import msgspec
 
 from spark_modeld.control import views
 from spark_modeld.control.answers import encode
+from spark_modeld.core.appraisal import Appraisal, Inspection
 from spark_modeld.core.errors import Code, Problem, SparkError, refuse
 from spark_modeld.core.model import (
     Amount,
@@ -37,6 +38,7 @@ from spark_modeld.core.model import (
     Switch,
     SwitchPhase,
 )
+from spark_modeld.core.report import Report
 from spark_modeld.face import Event, ModelState, Snapshot
 
 GIB = 1 << 30
@@ -137,6 +139,7 @@ class FakeFace:
         self.asked: list[Asked] = []
         self.requested: asyncio.Queue[Switch] = asyncio.Queue()
         self.refusal: Exception | None = None
+        self.appraisal = Appraisal(inspection=Inspection(fingerprint="f"))
         self.readers = 0
         self.measuring: asyncio.Event | None = None
         self._switches: dict[str, Switch] = {}
@@ -232,6 +235,20 @@ class FakeFace:
 
     async def gate(self, model_id: str) -> None:
         self._ask(Asked("gate", model_id))
+
+    async def check(self, model_id: str) -> Report:
+        self._ask(Asked("check", model_id))
+        state = self.snapshot.models[model_id]
+        return Report(
+            model=state.model,
+            appraisal=self.appraisal,
+            findings=self.appraisal.findings,
+            need=state.footprint,
+            large=state.large,
+            fits=state.fits,
+            reading=make_reading(),
+            reserve=8 * GIB,
+        )
 
     async def measure(self) -> Reading:
         if self.measuring is not None:

@@ -48,6 +48,12 @@ async def model(call: Call) -> web.StreamResponse:
     return answer(views.model(by_id(call.path["id"], call.face.snapshot)))
 
 
+async def check(call: Call) -> web.StreamResponse:
+    """Looks at one model afresh."""
+    model_id = by_id(call.path["id"], call.face.snapshot).model.id
+    return answer(views.check(await until(call.face.check(model_id), call)))
+
+
 async def start(call: Call) -> web.StreamResponse:
     """Starts a model beside what runs."""
     model_id = by_id(call.path["id"], call.face.snapshot).model.id

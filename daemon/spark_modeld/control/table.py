@@ -9,7 +9,7 @@ from spark_modeld.control.routes import Answer, Query, Route
 from spark_modeld.core.errors import Code
 
 _UNREADY = (Code.BUS_LOST, Code.SHUTTING_DOWN, Code.INVALID_CONFIG)
-_START = (Code.MEMORY_REFUSED, Code.LARGE_PARALLEL, Code.STUCK, Code.BUSY)
+_START = (Code.CHECK_FAILED, Code.MEMORY_REFUSED, Code.LARGE_PARALLEL, Code.STUCK, Code.BUSY)
 _LOCATION = MappingProxyType({"Location": "where to ask about the switch"})
 
 ROUTES: tuple[Route, ...] = (
@@ -111,6 +111,14 @@ ROUTES: tuple[Route, ...] = (
         summary="One model",
         answers={200: Answer(description="the model", body=wire.Model)},
         problems=(Code.UNKNOWN_MODEL, Code.INVALID_CONFIG),
+    ),
+    Route(
+        method="GET",
+        path="/api/models/{id}/check",
+        handler=handlers.check,
+        summary="Everything that is to be said of a model before it is tried; `ok` is false where an error was found",
+        answers={200: Answer(description="what was found", body=wire.Check)},
+        problems=(Code.UNKNOWN_MODEL, Code.SHUTTING_DOWN, Code.INVALID_CONFIG),
     ),
     Route(
         method="POST",

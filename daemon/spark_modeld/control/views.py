@@ -6,9 +6,13 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
+
 from spark_modeld.control import wire
 from spark_modeld.core.errors import Problem
+from spark_modeld.core.finding import Finding
 from spark_modeld.core.model import Catalog, Footprint, LogLine, Outcome, Phase, Reading, Role, Switch
+from spark_modeld.core.report import Report
 from spark_modeld.face import ModelState, Snapshot
 
 _AT_REST = frozenset({Phase.STOPPED, Phase.FAILED, Phase.UNKNOWN})
@@ -26,6 +30,15 @@ def _time_or_none(unix: float) -> str | None:
 
 def _problem(problem: Problem | None) -> dict[str, Any] | None:
     return problem.as_dict() if problem is not None else None
+
+
+def _findings(found: Iterable[Finding]) -> list[wire.Finding]:
+    return [wire.Finding(code=f.code, level=f.level, message=f.message, hint=f.hint) for f in found]
+
+
+def check(report: Report) -> wire.Check:
+    """What a check found."""
+    return msgspec.convert(report.members(), wire.Check)
 
 
 def _footprint(footprint: Footprint) -> wire.Footprint:
@@ -50,6 +63,7 @@ def switch(value: Switch) -> wire.Switch:
         rollback=wire.RollbackState(model=rollback.model, phase=rollback.phase) if rollback is not None else None,
         timings={phase: round(seconds, 3) for phase, seconds in value.timings.items()},
         noop=value.noop,
+        findings=_findings(value.findings),
     )
 
 
@@ -75,6 +89,8 @@ def model(state: ModelState) -> wire.Model:
         fits=state.fits,
         fit_reason=state.fit_reason,
         error=_problem(state.error),
+        path=entry.path,
+        findings=_findings(state.findings),
     )
 
 

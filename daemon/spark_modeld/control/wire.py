@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from spark_modeld.core.finding import Level
+from spark_modeld.core.footprint import PartName
 from spark_modeld.core.model import (
     Basis,
     EngineKind,
@@ -77,6 +79,7 @@ class Switch(Struct, kw_only=True):
     rollback: RollbackState | None
     timings: Annotated[dict[str, Seconds], Meta(description="seconds spent in each phase that has ended")]
     noop: bool
+    findings: Annotated[list[Finding], Meta(description="what its check found")] = []
 
 
 class SwitchList(Struct, kw_only=True):
@@ -90,6 +93,59 @@ class Footprint(Struct, kw_only=True):
 
     bytes: Bytes
     basis: Basis
+
+
+class Finding(Struct, kw_only=True):
+    """One thing that is wrong with a model, or worth knowing, before it is tried. Errors block a switch."""
+
+    code: str
+    level: Level
+    message: str
+    hint: Annotated[str, Meta(description="what to do about it")]
+
+
+class Part(Struct, kw_only=True):
+    """Memory of one kind in an estimate."""
+
+    name: PartName
+    bytes: Bytes
+    source: Annotated[str, Meta(description="the file, flag or constant the number is from")]
+
+
+class Check(Struct, kw_only=True):
+    """What a check found. Numbers of the checkpoint are null where it could not be read or there is none.
+
+    ``kv_cache`` is what the engine sets aside, ``context_bytes`` what one context of ``context`` tokens takes.
+    """
+
+    model: str
+    ok: Annotated[bool, Meta(description="no finding is an error")]
+    findings: list[Finding]
+    quantization: str | None
+    quantization_source: str | None
+    weights: int | None
+    kv_cache: int | None
+    overhead: int | None
+    parts: Annotated[list[Part], Meta(description="what the estimate is made of")]
+    estimate: int | None
+    footprint: Footprint
+    large: bool
+    context: Annotated[int | None, Meta(description="tokens")]
+    context_bytes: int | None
+    context_source: str | None
+    notes: list[str]
+    fits: Annotated[bool | None, Meta(description="now, in place of what a switch would replace")]
+    fits_ever: Annotated[bool | None, Meta(description="on this machine with nothing else running")]
+    total: int | None
+    available: int | None
+    reserve: Bytes
+    path: str | None
+    format: str | None
+    weight_files: int | None
+    image: str | None
+    container: str | None
+    start_script: str | None
+    fingerprint: str
 
 
 class Model(Struct, kw_only=True):
@@ -113,6 +169,8 @@ class Model(Struct, kw_only=True):
     fits: bool | None
     fit_reason: str | None
     error: ProblemJson | None
+    path: str | None = None
+    findings: Annotated[list[Finding], Meta(description="of the last look at it; memory left aside")] = []
 
 
 class ModelList(Struct, kw_only=True):

@@ -13,7 +13,7 @@ from spark_modeld.core.finding import Finding, Level, error, info, sort, warning
 from spark_modeld.core.footprint import Checkpoint, Estimate, Flags, PartName, Quantization
 from spark_modeld.core.model import Basis, EngineKind, Footprint, MemorySettings, Model, Reading
 
-__all__ = ["Finding", "Level", "Room", "blocks", "check"]
+__all__ = ["Finding", "Level", "Room", "blocks", "check", "memory"]
 
 _FAMILIES = {
     "awq": "awq",
@@ -71,7 +71,7 @@ def check(
     if estimate is not None:
         found += _shares(model, estimate, flags)
     if room is not None:
-        found += _memory(model, room)
+        found += memory(model, room)
     return sort(tuple(found))
 
 
@@ -118,7 +118,8 @@ def _loading(model: Model, checkpoint: Checkpoint, flags: Flags) -> Iterator[Fin
             "Add the flag if you trust this code, unless the engine knows the architecture by itself",
         )
     if checkpoint.architecture is not None and not checkpoint.tokenizer and flags.tokenizer is None:
-        yield error(
+        # Flags that are not seen may name one.
+        yield (error if flags.known else warning)(
             "no-tokenizer",
             "The checkpoint has no tokenizer: gated repositories and partial downloads look like this",
             "Accept the model's licence and fetch tokenizer.json and its neighbours, or name one with --tokenizer",
@@ -151,7 +152,7 @@ def _name(model: Model, flags: Flags) -> Iterator[Finding]:
 def _shares(model: Model, estimate: Estimate, flags: Flags) -> Iterator[Finding]:
     """An engine that takes a fraction can be given too little of it, whatever the machine has."""
     weights = estimate.part(PartName.WEIGHTS)
-    if estimate.fraction is None or weights is None:
+    if estimate.fraction is None or weights is None or not (flags.known or flags.said):
         return
     said = flags.said.get("fraction") or flags.said.get("kv_cache_bytes") or f"{model.engine}'s default share"
     if estimate.fraction <= weights.bytes:
@@ -169,7 +170,8 @@ def _shares(model: Model, estimate: Estimate, flags: Flags) -> Iterator[Finding]
         )
 
 
-def _memory(model: Model, room: Room) -> Iterator[Finding]:
+def memory(model: Model, room: Room) -> Iterator[Finding]:
+    """Whether it will ever fit on this machine, and whether it does now."""
     need, reading = room.need, room.reading
     if need.basis is Basis.UNKNOWN:
         hint = 'Set `path`, or declare memory = "..." in the model\'s file'

@@ -7,12 +7,14 @@ from collections.abc import Iterable, Mapping
 from spark_modeld.core import lifecycle as life_of
 from spark_modeld.core.admission import Holder, admit, held_by, is_large
 from spark_modeld.core.appraisal import Appraisal, Inspection, appraise, port_taken
+from spark_modeld.core.check import Room, memory
 from spark_modeld.core.effects import Arm, Do, Effects, Read
 from spark_modeld.core.errors import Code, Problem
 from spark_modeld.core.finding import Finding, sort
 from spark_modeld.core.footprint import estimate
 from spark_modeld.core.lifecycle import Life, LifeEvent, Limits
 from spark_modeld.core.model import Basis, Catalog, Footprint, Instant, Model, Phase, Reading, Role
+from spark_modeld.core.report import Report
 from spark_modeld.core.transaction import Attempts
 
 _LOADING = frozenset({Phase.STARTING, Phase.WARMING})
@@ -111,6 +113,29 @@ class House:
         if listener is None or known:
             return appraisal.findings
         return sort((*appraisal.findings, port_taken(spec, listener)))
+
+    def report(self, model: str, reading: Reading | None, fits: bool | None) -> Report:
+        """All that a check says of this model, ports and memory included."""
+        spec, need, settings = self.models[model], self.footprint(model), self.catalog.settings.memory
+        findings = self.findings(model)
+        if reading is not None:
+            # What it holds itself does not stand in its own way, and a switch replaces the slot's others.
+            leaving = [m for m in self.slot_models() if self.lives[m].alive] if spec.role is Role.SLOT else []
+            mine = [model] if spec.role is Role.SIDE and self.lives[model].alive else []
+            back = sum(holder.gives_back for holder in self.holders([*leaving, *mine], reading))
+            findings = sort(
+                (*findings, *memory(spec, Room(reading=reading, settings=settings, need=need, returned=back)))
+            )
+        return Report(
+            model=spec,
+            appraisal=self.appraisals[model],
+            findings=findings,
+            need=need,
+            large=self.large(model),
+            fits=fits,
+            reading=reading,
+            reserve=settings.reserve.of(reading.total) if reading else 0,
+        )
 
     # Who is there.
 

@@ -32,6 +32,7 @@ from spark_modeld.core.model import (
 )
 from spark_modeld.core.planner import OPERATORS, Planner
 from spark_modeld.core.record import Record
+from spark_modeld.core.report import Report
 from spark_modeld.core.transaction import Stage, Transaction
 
 Seen = tuple[str, Inspection] | None
@@ -197,6 +198,14 @@ class Slot:
         """The same problem, of which more is known now."""
         if self.planner.reason is not None and self.planner.reason == before:
             self.planner.reason = after
+
+    def report(self, model: str, seen: Inspection, reading: Reading | None) -> Report:
+        """All that a check says of this model now; what was seen of it counts from now on. SparkError if it is gone."""
+        if model not in self.house.models:
+            raise refuse(Code.UNKNOWN_MODEL, f"There is no model {model!r} in the catalog.", model=model)
+        self.inspected(model, seen, reading)
+        fits = self.fit(model, reading) is None if reading else None
+        return self.house.report(model, reading, fits)
 
     def wake(self, now: Instant) -> Effects:
         """The time asked for with ``Wake`` has come."""

@@ -62,7 +62,8 @@ class Part:
 class Estimate:
     """``cache`` is what one full context needs (None: nobody can say), ``pool`` what the engine will set aside for it.
 
-    ``complete`` is False when weights or cache are unknown and no fraction decides: ``total`` is then a lower bound.
+    ``complete`` is False when weights or cache are unknown and no fraction decides, or an engine that takes a fraction
+    was started with flags that are not seen: ``total`` is then a guess.
     ``context`` is in tokens. ``fraction`` is the bytes the engine's fraction allows, weights included.
     """
 
@@ -124,9 +125,14 @@ def estimate(
         cache=cache,
         pool=reserved.bytes if reserved is not None and decided is not None else None,
         fraction=decided,
-        complete=decided is not None or (weights is not None and reserved is not None),
+        complete=_decides(engine, flags) and (decided is not None or (weights is not None and reserved is not None)),
         notes=(*notes, *(cache.notes if cache else ())),
     )
+
+
+def _decides(engine: EngineKind, flags: Flags) -> bool:
+    """Whether the flags are seen; where they are not, a fraction may have been set that is not the default."""
+    return flags.known or engine not in _POOLS or flags.fraction is not None or flags.kv_cache_bytes is not None
 
 
 def _weights(checkpoint: Checkpoint | None, tp: int) -> Part | None:

@@ -39,7 +39,7 @@ class Flags:
 
     ``fraction`` is 0..1, ``context`` and ``max_tokens`` are tokens, ``sequences`` how many run at once. ``said`` has
     each field's flag as it was written (``--tp 2``), ``bad`` the flags whose value is none, ``known`` is False when
-    there is no command to read.
+    there is no command to read, or it is a script that may add flags of its own.
     """
 
     fraction: float | None = None
@@ -77,7 +77,8 @@ def parse_flags(engine: EngineKind, command: Sequence[str], docker_options: Sequ
     found: dict[str, Any] = {}
     said: dict[str, str] = {}
     bad: list[str] = []
-    for table, words in ((_DOCKER, list(docker_options)), (_tables(engine), _unwrap(command))):
+    program = _unwrap(command)
+    for table, words in ((_DOCKER, list(docker_options)), (_tables(engine), program)):
         for name, values in _options(words, table):
             key, parse = table[name]
             text = " ".join((name, *values))[:200]
@@ -90,13 +91,23 @@ def parse_flags(engine: EngineKind, command: Sequence[str], docker_options: Sequ
     if host_ipc:
         # With the host's /dev/shm the size given for the container's own means nothing.
         found.pop("shm_bytes", None)
-    return Flags(**found, known=True, said=MappingProxyType(said), bad=tuple(bad))
+    return Flags(**found, known=_tells(program), said=MappingProxyType(said), bad=tuple(bad))
+
+
+def _tells(words: Sequence[str]) -> bool:
+    """Whether these words are the engine's own: no script's, and more than the name of a program."""
+    script = bool(words) and (_is_shell(words[0]) or words[0].endswith((".sh", ".bash")))
+    return len(words) > 1 and not script
+
+
+def _is_shell(word: str) -> bool:
+    return word.rpartition("/")[2] in _SHELLS
 
 
 def _unwrap(command: Sequence[str]) -> list[str]:
     """The words of the engine's command, also where it stands inside ``sh -c "..."``."""
     words = list(command)
-    if not words or words[0].rsplit("/", 1)[-1] not in _SHELLS:
+    if not words or not _is_shell(words[0]):
         return words
     for i, word in enumerate(words[1:-1], start=1):
         if word.startswith("-") and not word.startswith("--") and word.endswith("c"):
