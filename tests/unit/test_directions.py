@@ -66,12 +66,12 @@ MAY_IMPORT = {
     "counting": {"core", "face", "metrics"},
     "control": {"core", "face", "metrics"},
     "gateway": {"core", "face", "metrics"},
-    "cli": {"core", "config"},
+    "cli": {"core", "config", "checkpoint", "inspection", "memory"},
 }
 """Beside itself, and what is in ``__init__``. ``app`` puts everything together."""
 
 PURE_PARTS = {"core", "ports", "face"}
-ONLY_LAZILY = {"cli": {"core", "config"}}
+ONLY_LAZILY = {"cli": {"core", "config", "checkpoint", "inspection", "memory"}}
 ONLY_GLIB = {"gi": {"systemd/glib_thread.py"}}
 
 

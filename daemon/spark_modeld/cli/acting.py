@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import click
 
+from spark_modeld.cli.check_screen import findings
 from spark_modeld.cli.client import Stream
 from spark_modeld.cli.completion import complete_model
 from spark_modeld.cli.failures import FAILED, INTERRUPTED, TIMED_OUT, Failure, local, refused
@@ -24,7 +25,9 @@ _UNITS = ("spark-modeld.socket", "spark-modeld-http.socket", "spark-modeld.servi
 @click.option("--empty", is_flag=True, help="Empty the slot instead.")
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Wait for the end.")
 @click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Wait no longer than this.")
-@click.option("--force", is_flag=True, help="Also where an estimate says that it does not fit.")
+@click.option(
+    "--force", is_flag=True, help="Also where its check found errors, or an estimate says that it does not fit."
+)
 @common
 @pass_ctl
 def switch(ctl: Ctl, model: str | None, empty: bool, wait: bool, timeout: float | None, force: bool) -> None:
@@ -127,7 +130,8 @@ def _conclude(ctl: Ctl, shown: dict[str, Any], *, waited: bool) -> None:
     if outcome == "ready":
         took = f" after {span(sum(shown['timings'].values()))}" if shown["timings"] else ""
         done = f"{target} serves" if shown["model"] else "The slot is empty"
-        ctl.say(shown, f"{done} already." if shown["noop"] else f"{done}{took}.")
+        warnings = [] if ctl.json else findings(shown.get("findings", []), "error", "warning")
+        ctl.say(shown, f"{done} already." if shown["noop"] else f"{done}{took}.", *warnings)
     elif outcome is not None:
         raise refused({**_why(shown), "switch": shown})
     elif waited:

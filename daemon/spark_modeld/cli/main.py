@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from spark_modeld import __version__
-from spark_modeld.cli import acting, log, reading
+from spark_modeld.cli import acting, checking, log, reading
 from spark_modeld.cli.completion import PROGRAM, VARIABLE, completion
 from spark_modeld.cli.failures import Failure
 from spark_modeld.cli.options import Ctl, common
@@ -50,6 +50,7 @@ for _command in (
     acting.cancel,
     acting.start,
     acting.stop,
+    checking.check,
     reading.memory,
     reading.history,
     log.logs,

@@ -36,8 +36,10 @@ def _lines(problem: dict[str, Any]) -> Iterator[str]:
         who = holder.get("model") or f"{holder.get('command') or 'a process'} (PID {holder.get('pid')})"
         yield f"  held by {clean(str(who))}: {size(holder.get('bytes'))}"
     for finding in findings:
-        place = ": ".join(str(finding[k]) for k in ("file", "key") if finding.get(k))
+        place = ": ".join(str(finding[k]) for k in ("file", "key", "code") if finding.get(k))
         yield f"  {clean(place)}: {clean(str(finding.get('message', '')))}"
+        if finding.get("hint"):
+            yield f"    {clean(str(finding['hint']))}"
     reading = problem.get("reading")
     if isinstance(reading, dict):
         yield f"  what its log says: {clean(str(reading.get('message')))}"
@@ -59,6 +61,8 @@ def _next_steps(problem: dict[str, Any]) -> Iterator[str]:
     if isinstance(switch, dict) and switch.get("outcome") == "rolled-back" and switch.get("from"):
         yield f"{switch['from']} was started again."
     match problem.get("code"):
+        case "check-failed" if problem.get("model"):
+            yield f"See all of it: spark-modelctl check {problem['model']}; --force tries it all the same."
         case "memory-refused":
             yield "See who holds memory: spark-modelctl memory"
         case "model-failed" | "start-timeout" if problem.get("unit"):

@@ -112,6 +112,13 @@ class Part(Struct, kw_only=True):
     source: Annotated[str, Meta(description="the file, flag or constant the number is from")]
 
 
+class Listener(Struct, kw_only=True):
+    """Somebody listens on the model's port: itself, another of the catalog, or a stranger."""
+
+    port: int
+    holder: str
+
+
 class Check(Struct, kw_only=True):
     """What a check found. Numbers of the checkpoint are null where it could not be read or there is none.
 
@@ -145,6 +152,7 @@ class Check(Struct, kw_only=True):
     image: str | None
     container: str | None
     start_script: str | None
+    listener: Listener | None
     fingerprint: str
 
 
@@ -316,5 +324,6 @@ class SwitchRequest(Struct, kw_only=True, forbid_unknown_fields=True):
 
     model: str | None
     force: Annotated[
-        bool, Meta(description="switch even where an estimate says that the model does not fit; never past the floor")
+        bool,
+        Meta(description="switch even where its check found errors or an estimate does not fit; never past the floor"),
     ] = False

@@ -43,6 +43,7 @@ class Report:
         """As the API gives it: sizes in bytes, None for what is not known."""
         checkpoint, plan = self.appraisal.inspection.checkpoint, self.appraisal.estimate
         stored = checkpoint.quantization if checkpoint else None
+        heard = self.appraisal.inspection.listener
         run, cache = self.model.run, plan.cache if plan else None
         return {
             "model": self.model.id,
@@ -72,6 +73,7 @@ class Report:
             "image": run.image if isinstance(run, Docker) else None,
             "container": run.name if isinstance(run, Container) else None,
             "start_script": run.start_script if isinstance(run, Container) else None,
+            "listener": {"port": heard.port, "holder": heard.holder} if heard else None,
             "fingerprint": self.appraisal.inspection.fingerprint,
         }
 

@@ -60,6 +60,11 @@ def sockets(proc: Path) -> Iterator[Socket]:
                 yield Socket(address, int(port, 16), int(fields[7]), int(fields[9]))
 
 
+def listening(proc: Path = Path("/proc")) -> set[int]:
+    """Every port of this machine that somebody listens on."""
+    return {socket.port for socket in sockets(proc)}
+
+
 def holder(port: int, proc: Path = Path("/proc")) -> str | None:
     """The process that listens on this port, as ``python3 (PID 12)``; None where it cannot be seen."""
     links = {f"socket:[{socket.inode}]" for socket in sockets(proc) if socket.port == port and socket.local}

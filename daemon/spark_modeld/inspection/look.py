@@ -76,6 +76,12 @@ def look(model: Model, facts: UnitFacts | None, eyes: Eyes) -> Inspection:
     )
 
 
+def inspect_checkpoint(path: str, user: str, eyes: Eyes) -> Inspection:
+    """A look at a checkpoint that no model names; ``user`` is who would run it, if there is such a user."""
+    _, checkpoint, findings = _checkpoint(path, account(user), eyes)
+    return Inspection(checkpoint=checkpoint, findings=tuple(findings))
+
+
 def _runs_as(model: Model, facts: UnitFacts | None, *, user: bool) -> Account | None:
     """Who will read the checkpoint; None where nobody can say (in a container, that is anybody)."""
     match model.run:
