@@ -23,6 +23,7 @@ from tests.support.nvml import (
     FakeNvml,
     Gpu,
     Process,
+    build_library,
     library_dir,
     load_here,
 )
@@ -571,6 +572,51 @@ async def main():
 
 asyncio.run(main())
 """
+
+
+UPGRADE = """
+import asyncio
+from spark_modeld.core.model import Instant
+from spark_modeld.memory.gauge import NvmlGauge
+from spark_modeld.memory.nvml import RETRY_SECONDS
+
+class Clock:
+    mono = 1000.0
+    def now(self):
+        return Instant(self.mono, 0.0)
+
+async def main():
+    clock = Clock()
+    gauge = NvmlGauge(clock, deadline=30)
+    for _ in range(3):
+        reading = await gauge.read()
+        print(reading.source, *reading.notes, sep=": ", flush=True)
+        input()
+        clock.mono += RETRY_SECONDS
+    await gauge.close()
+
+asyncio.run(main())
+"""
+
+
+def test_a_library_that_an_upgrade_replaced_is_loaded_anew(tmp_path: Path) -> None:
+    """The mapped one is not the driver's any more, and never will be again."""
+    nvml = FakeNvml(tmp_path / "nvml")
+    build_library(tmp_path, "-DANOTHER_VERSION")
+    environment = {"LD_LIBRARY_PATH": str(tmp_path), "FAKE_NVML": str(nvml.path), "PYTHONPATH": str(ROOT / "daemon")}
+    command = [sys.executable, "-W", "error", "-c", UPGRADE]
+    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as script:
+        assert script.stdin is not None
+        assert script.stdout is not None
+        for replaced in (False, True):
+            assert script.stdout.readline() == "host: NVML: RM has detected an NVML/RM version mismatch.\n"
+            if replaced:
+                build_library(tmp_path)
+            script.stdin.write("\n")
+            script.stdin.flush()
+        assert script.stdout.readline() == "unified\n"
+        script.communicate("\n", timeout=SOON)
+    assert script.returncode == 0
 
 
 def run_script(environment: dict[str, str]) -> str:

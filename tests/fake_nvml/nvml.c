@@ -36,7 +36,7 @@
 
 enum {
     SUCCESS = 0, UNINITIALIZED = 1, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, INSUFFICIENT_SIZE = 7, NO_DRIVER = 9,
-    ARGUMENT_VERSION_MISMATCH = 25
+    VERSION_MISMATCH = 18, ARGUMENT_VERSION_MISMATCH = 25
 };
 enum { MAX_GPUS = 16, MAX_PROCESSES = 256, MEMORY_V2 = 0x02000028 };
 enum { COMPUTE, GRAPHICS, LISTS };
@@ -188,7 +188,11 @@ static int enter(const char *function)
 {
     wait_while_hanging(function);
     if (!strcmp(function, "nvmlInitWithFlags"))
+#ifdef ANOTHER_VERSION /* a library that an upgrade left behind in a process */
+        return VERSION_MISMATCH;
+#else
         return machine.there ? machine.init : NO_DRIVER;
+#endif
     if (!initialised)
         return UNINITIALIZED;
     return machine.error;

@@ -33,13 +33,18 @@ def library_dir(build: Path = ROOT / "build" / "fake_nvml") -> Path:
     library = build / SONAME
     if not library.exists() or library.stat().st_mtime < SOURCE.stat().st_mtime:
         build.mkdir(parents=True, exist_ok=True)
-        # Several test processes may build at once: each its own file, and the rename decides.
-        with tempfile.TemporaryDirectory(dir=build) as scratch:
-            fresh = Path(scratch) / SONAME
-            flags = ["-shared", "-fPIC", "-O2", "-Wall", "-Wextra", "-Werror", "-fvisibility=hidden"]
-            subprocess.run(["gcc", *flags, f"-Wl,-soname,{SONAME}", "-o", fresh, SOURCE], check=True)
-            fresh.replace(library)
+        build_library(build)
     return build
+
+
+def build_library(folder: Path, *flags: str) -> None:
+    """Compiles the library into this folder, in one piece."""
+    # Several test processes may build at once: each its own file, and the rename decides.
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        fresh = Path(scratch) / SONAME
+        standard = ["-shared", "-fPIC", "-O2", "-Wall", "-Wextra", "-Werror", "-fvisibility=hidden"]
+        subprocess.run(["gcc", *standard, *flags, f"-Wl,-soname,{SONAME}", "-o", fresh, SOURCE], check=True)
+        fresh.replace(folder / SONAME)
 
 
 def load_here() -> None:

@@ -59,7 +59,7 @@ class Nvml:
     def __init__(self, monotonic: Callable[[], float], retry_seconds: float = RETRY_SECONDS) -> None:
         self._monotonic = monotonic
         self._retry_seconds = retry_seconds
-        self._library: object = None
+        self._library: Any = None
         self._api: Any = None
         self._initialised = False
         self._gpus: list[_Gpu] = []
@@ -108,6 +108,8 @@ class Nvml:
         except self._api.NVMLError as error:
             absent = error.value in {self._api.NVML_ERROR_DRIVER_NOT_LOADED, self._api.NVML_ERROR_LIBRARY_NOT_FOUND}
             self._fault(str(error), absent=absent)
+            if error.value == self._api.NVML_ERROR_LIB_RM_VERSION_MISMATCH:
+                self._unload()
             return
         for index in range(count):
             try:
@@ -131,6 +133,16 @@ class Nvml:
 
         self._api = pynvml
         return True
+
+    def _unload(self) -> None:
+        """Lets go of a library that is not the driver's: after an upgrade its file is another one, which may be."""
+        import _ctypes  # noqa: PLC0415
+
+        for library in (self._library, self._api.nvmlLib):
+            if library is not None:
+                _ctypes.dlclose(library._handle)
+        self._library = self._api.nvmlLib = None
+        self._api._nvmlGetFunctionPointer_cache.clear()
 
     def _fault(self, message: str, *, absent: bool = False) -> None:
         """Something failed: say so, and open NVML again later.
