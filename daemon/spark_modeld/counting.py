@@ -49,6 +49,12 @@ class Counting:
             (),
             self._stale,
         )
+        gauge(
+            f"{_PREFIX}memory_source_info",
+            "1 for where the latest reading came from: a GPU that is lost leaves the host's numbers",
+            ("source", "gpu"),
+            self._source,
+        )
         gauge(f"{_PREFIX}in_flight", "Requests that hold a model", ("model",), self._in_flight)
         gauge(f"{_PREFIX}waiting", "Requests that wait for a model", ("model",), self._waiting)
 
@@ -110,6 +116,10 @@ class Counting:
     def _stale(self) -> Mapping[Labels, float]:
         reading = self._latest().reading
         return {(): float(reading is None or reading.stale)}
+
+    def _source(self) -> Mapping[Labels, float]:
+        reading = self._latest().reading
+        return {(str(reading.source), reading.gpu or ""): 1.0} if reading is not None else {}
 
     def _in_flight(self) -> Mapping[Labels, float]:
         return {(m,): float(state.in_flight) for m, state in self._latest().models.items()}

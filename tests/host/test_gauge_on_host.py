@@ -10,7 +10,7 @@ import pytest
 from support.gb10 import DAEMON, FOLDER, TOTAL, Gb10
 from support.nvml import DRIVER_NOT_LOADED, GIB, GPU_LOST, SONAME, VERSION_MISMATCH, Gpu, Process, library_dir
 from support.serving import Serving, await_that
-from support.spark import REPOSITORY, SOURCE, SparkHost
+from support.spark import CONTROL_SOCKET, REPOSITORY, SOURCE, SparkHost
 
 pytestmark = pytest.mark.host
 
@@ -66,6 +66,13 @@ def memory_when(serving: Serving, wanted: Callable[[dict[str, Any]], bool], what
     return await_that(look, what)  # type: ignore[return-value]
 
 
+def metric(serving: Serving, name: str) -> str:
+    """The metric's lines, without what they all begin with."""
+    prefix = f"spark_modeld_{name}"
+    shown = serving.host.run("curl", "-sSf", "--unix-socket", CONTROL_SOCKET, "http://localhost/metrics").stdout
+    return " ".join(line.removeprefix(prefix) for line in shown.splitlines() if line.startswith(prefix))
+
+
 def told(serving: Serving) -> list[str]:
     """What the status warns of, in words."""
     return [each["message"] for each in serving.status()["warnings"] if each["code"].startswith("gauge")]
@@ -87,6 +94,7 @@ def test_a_driver_that_fails_is_told_and_recovers_without_a_restart(
     assert (memory["source"], memory["gpu"], memory["available"]) == ("host", None, 110 * GIB)
     assert any(words in note for note in memory["notes"])
     assert any(words in message for message in told(serving))
+    assert metric(serving, "memory_source_info") == '{gpu="",source="host"} 1.0'
     assert words in serving.ctl("memory")
     gb10.nvml.works()
     memory = memory_when(serving, lambda memory: memory["source"] == "unified", "the driver to be found again")
@@ -104,6 +112,7 @@ def test_a_driver_that_hangs_costs_neither_answers_nor_threads(serving: Serving,
         assert (memory["stale"], memory["source"], memory["available"]) == (True, "unified", 50 * GIB)
         assert memory["processes"][0]["bytes"] == 55 * GIB  # those of before
     assert threads(serving) == before
+    assert metric(serving, "memory_reading_stale") == " 1.0"
     assert "does not answer" in serving.ctl("memory")
     assert serving.ctl("status")
     gb10.nvml.works()

@@ -78,6 +78,11 @@ def test_the_legend_says_who_and_how_much() -> None:
     assert "56.0 GiB  for models" in lines[3]
 
 
+def test_a_container_has_its_short_name() -> None:
+    held = process(3, 10) | {"unit": f"docker-{'0123456789abcdef' * 4}.scope"}
+    assert memory_bar(answer(64, processes=[held]), 10)[1].endswith("PID 3 of ann, docker 0123456789ab")
+
+
 @pytest.mark.parametrize("columns", [32, 60, 76, 112, 300])
 def test_it_fits_the_terminal(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))

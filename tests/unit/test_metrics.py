@@ -166,6 +166,9 @@ def test_the_slot_and_memory_are_shown_as_they_are() -> None:
         "gpu_nobodys": 2 * GIB,
     }
     assert values["spark_modeld_memory_reading_stale", ()] == 0
+    assert [labels for (name, labels) in values if name == "spark_modeld_memory_source_info"] == [
+        (("gpu", ""), ("source", "unified"))
+    ]
     assert values["spark_modeld_slot_info", (("model", "qwen"), ("phase", "serving"))] == 1
     assert values["spark_modeld_in_flight", (("model", "qwen"),)] == 3
     assert values["spark_modeld_waiting", (("model", "qwen"),)] == 5

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from string import ascii_lowercase
 from typing import Any
 
-from spark_modeld.cli.text import clean, fit, is_unicode, paint, size, width
+from spark_modeld.cli.text import clean, fit, is_unicode, paint, size, unit_name, width
 
 _HOLDERS = 8
 _LEAST_COLUMNS, _MOST_COLUMNS = 10, 100
@@ -59,7 +59,7 @@ def _holders(shown: dict[str, Any]) -> list[tuple[int, str]]:
 
 def _who(process: dict[str, Any]) -> str:
     user = f" of {process['user']}" if process["user"] else ""
-    unit = f", {process['unit']}" if process["unit"] else ""
+    unit = f", {unit_name(process['unit'])}" if process["unit"] else ""
     return f"{process['command'] or 'a process'}, PID {process['pid']}{user}{unit}"
 
 

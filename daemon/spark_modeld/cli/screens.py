@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from spark_modeld.cli.memory_bar import memory_bar
-from spark_modeld.cli.text import age, arrow, bar, between, clean, paint, phase, size, span, table, width
+from spark_modeld.cli.text import age, arrow, bar, between, clean, paint, phase, size, span, table, unit_name, width
 
 _LABEL = 10
 
@@ -74,14 +74,14 @@ def memory(shown: dict[str, Any]) -> list[str]:
                 p["model"] or "-",
                 p["user"] or "?",
                 p["command"] or "?",
-                p["unit"] or "-",
+                unit_name(p["unit"]),
             )
             for p in shown["processes"]
         ]
         lines += ["", *table(("PID", "GPU MEMORY", "MODEL", "USER", "COMMAND", "UNIT"), rows)]
     if shown["strangers"]:
         strays = [
-            (str(p["pid"]), size(p["bytes"]), p["user"] or "?", p["command"] or "?", p["unit"] or "-")
+            (str(p["pid"]), size(p["bytes"]), p["user"] or "?", p["command"] or "?", unit_name(p["unit"]))
             for p in shown["strangers"]
         ]
         lines += ["", *table(("PID", "HOST MEMORY", "USER", "COMMAND", "UNIT"), strays)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -93,6 +94,12 @@ def bar(used: int, total: int, reserve: int, columns: int) -> str:
 def arrow() -> str:
     """From here to there."""
     return "→" if is_unicode() else "->"
+
+
+def unit_name(unit: str | None) -> str:
+    """A unit as people know it: a container's scope by the short form of its id, as docker shows it."""
+    container = re.fullmatch(r"([a-z-]+)-([0-9a-f]{64})\.scope", unit or "")
+    return f"{container[1]} {container[2][:12]}" if container else unit or "-"
 
 
 def fit(text: str, columns: int) -> str:
