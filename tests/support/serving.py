@@ -258,4 +258,6 @@ def _is_engine(pid: str) -> bool:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
         return False
-    return any(word.endswith((b"/llama-server", b"/bad_engine.py", b"/sick_engine.py")) for word in words)
+    return any(
+        word.endswith((b"/llama-server", b"/bad_engine.py", b"/sick_engine.py", b"/vendor_engine.py")) for word in words
+    )
