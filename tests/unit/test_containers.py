@@ -47,10 +47,29 @@ def test_reports_come_change_and_go(tmp_path: Path) -> None:
     report(tmp_path, "qwen", f"{ID}\n")
     assert containers.of(["qwen", "scout"]) == {ID: "qwen"}
     report(tmp_path, "qwen", f"{OTHER_ID}\n")
-    assert containers.of(["qwen", "scout"]) == {OTHER_ID: "qwen"}
+    assert containers.of(["qwen", "scout"])[OTHER_ID] == "qwen"
     assert containers.of(["scout"]) == {}
+
+
+def test_a_container_is_the_models_for_as_long_as_it_has_a_process(tmp_path: Path) -> None:
+    """The launcher has taken its report back, or the next one is there, and the driver still lists the old one."""
+    containers = Containers(tmp_path, owner=os.getuid())
+    report(tmp_path, "qwen", f"{ID}\n")
+    containers.of(["qwen"])
     (tmp_path / "qwen" / "container").unlink()
-    assert containers.of(["qwen", "scout"]) == {}
+    assert containers.of(["qwen"]) == {ID: "qwen"}
+    report(tmp_path, "qwen", f"{OTHER_ID}\n")
+    assert containers.of(["qwen"]) == {ID: "qwen", OTHER_ID: "qwen"}
+
+
+def test_only_so_many_are_remembered_and_never_the_one_that_is_there(tmp_path: Path) -> None:
+    containers = Containers(tmp_path, owner=os.getuid())
+    report(tmp_path, "scout", f"{ID}\n")
+    for number in range(100):
+        report(tmp_path, "qwen", f"{number:064x}\n")
+        known = containers.of(["qwen", "scout"])
+        assert len(known) <= 64
+        assert (known[ID], known[f"{number:064x}"]) == ("scout", "qwen")
 
 
 def test_an_unchanged_report_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

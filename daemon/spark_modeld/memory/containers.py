@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+_REMEMBERED = 64
 _CONTAINER = re.compile(r"([0-9a-f]{64})\n")
 
 
@@ -24,15 +25,23 @@ class Containers:
         self._folder = folder
         self._owner = owner
         self._seen: dict[str, _Seen] = {}
+        self._owners: dict[str, str] = {}
 
     def of(self, models: Iterable[str]) -> dict[str, str]:
-        """Container id -> model id, for those of these models that have a container. What is no report counts for none.
+        """Container id -> model id, for those of these models that have or had a container. What is no report is none.
 
-        Cheap enough for every reading: one stat for each model.
+        A report may be gone before the container's last process is; its id is nobody else's ever after. Cheap enough
+        for every reading: one stat for each model.
         """
         seen = {model: self._look(model) for model in models}
         self._seen = {model: look for model, look in seen.items() if look is not None}
-        return {look.container: model for model, look in self._seen.items() if look.container is not None}
+        for model, look in self._seen.items():
+            if look.container is not None:
+                self._owners.pop(look.container, None)
+                self._owners[look.container] = model
+        while len(self._owners) > _REMEMBERED:
+            del self._owners[next(iter(self._owners))]
+        return {container: model for container, model in self._owners.items() if model in seen}
 
     def _look(self, model: str) -> _Seen | None:
         path = self._folder / model / "container"
