@@ -21,8 +21,9 @@ def booted(installed_host: SparkHost) -> Scene:
     host.settings(SETTINGS)
     host.model("alpha", bad_model("alpha", port=ALPHA))
     host.model("beta", bad_model("beta", port=BETA))
-    # It dies more often here than systemd would put up with.
-    host.write("/run/systemd/system/dbus.service.d/often.conf", "[Unit]\nStartLimitIntervalSec=0\n")
+    # They come and go more often here than systemd would put up with (newer ones count a socket's starts, too).
+    for bus in ("dbus.service", "dbus.socket"):
+        host.write(f"/run/systemd/system/{bus}.d/often.conf", "[Unit]\nStartLimitIntervalSec=0\n")
     host.run("systemctl", "daemon-reload")
     host.enable()
     return Scene(host)
