@@ -61,6 +61,30 @@ def test_a_pointer_that_was_never_fetched(tmp_path: Path) -> None:
     assert codes(read(folder)) == ["unfinished-download"]
 
 
+@pytest.mark.parametrize("suffix", ["incomplete", "part"])
+def test_half_fetched_files(tmp_path: Path, suffix: str) -> None:
+    folder = write(tmp_path, QWEN3_32B, 400_000, 1)
+    (folder / "model.safetensors.index.json").unlink()
+    half = folder / f"other.safetensors.{suffix}"
+    half.touch()
+    assert codes(read(folder)) == ["unfinished-download"]
+    (folder / "other.safetensors").write_bytes((folder / "model-00001-of-00001.safetensors").read_bytes())
+    assert codes(read(folder)) == ["download-under-way"]
+    half.unlink()
+    assert codes(read(folder)) == []
+    hub = folder / ".cache" / "huggingface" / "download"
+    hub.mkdir(parents=True)
+    (hub / "f3a1.9bc2.incomplete").touch()
+    assert codes(read(folder)) == ["download-under-way"]
+
+
+def test_only_half_a_model(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(QWEN3_32B))
+    (tmp_path / "tokenizer.json").touch()
+    (tmp_path / "model.safetensors.part").touch()
+    assert codes(read(tmp_path)) == ["no-weights", "unfinished-download"]
+
+
 def test_copies_in_other_formats_do_not_count(tmp_path: Path) -> None:
     folder = write(tmp_path, QWEN3_32B, 400_000, 4)
     (folder / "original").mkdir()

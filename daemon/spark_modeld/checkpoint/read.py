@@ -8,6 +8,7 @@ from typing import Any
 from spark_modeld.checkpoint.config import Config
 from spark_modeld.checkpoint.files import Unreadable, names, size_of
 from spark_modeld.checkpoint.gguf import Header, header
+from spark_modeld.checkpoint.leftovers import leftovers
 from spark_modeld.checkpoint.weights import folder_weights, siblings, unfinished
 from spark_modeld.core.finding import Finding, error, warning
 from spark_modeld.core.footprint import Architecture, Checkpoint, Format, Quantization, architecture
@@ -71,6 +72,9 @@ def read(path: str | Path) -> Checkpoint:
 def _folder(folder: Path, present: list[str]) -> Checkpoint:
     weights = folder_weights(folder, present)
     config = Config(folder)
+    # An index that names what is not there has said it already.
+    unfinished_already = any(finding.code == "unfinished-download" for finding in weights.findings)
+    left = () if unfinished_already else tuple(leftovers(folder, present))
     return Checkpoint(
         path=str(folder),
         format=weights.format,
@@ -84,7 +88,7 @@ def _folder(folder: Path, present: list[str]) -> Checkpoint:
             (name in _TOKENIZERS or name.endswith(".tiktoken")) and size_of(folder / name) for name in present
         ),
         custom_code=config.custom_code,
-        findings=(*weights.findings, *config.findings),
+        findings=(*weights.findings, *left, *config.findings),
     )
 
 

@@ -77,6 +77,8 @@ def walk(who: Account, path: str | Path, want: int) -> Walk:
             return Walk(Outcome.ABSENT, step)
         except (OSError, ValueError) as failure:
             return Walk(Outcome.UNSEEN, step, str(failure))
+        if step != target and not stat.S_ISDIR(entry.st_mode):
+            return Walk(Outcome.ABSENT, step)
         if not allows(who, step, entry, needed):
             return Walk(Outcome.DENIED, step, _told(entry))
     return Walk(Outcome.ALLOWED, target)
