@@ -17,7 +17,7 @@ from spark_modeld.core.report import Report
 class ModelState:
     """One model as it is now. ``fits`` is None while there is no reading; ``fit_reason`` says why not.
 
-    ``findings`` are from the last look at it.
+    ``findings`` are the warnings and errors of the last look at it.
     """
 
     model: Model

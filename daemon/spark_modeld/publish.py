@@ -10,6 +10,7 @@ from typing import Any
 
 from spark_modeld.core.admission import gib
 from spark_modeld.core.errors import Problem
+from spark_modeld.core.finding import notable
 from spark_modeld.core.model import Instant, Reading, Switch
 from spark_modeld.core.slot import Slot
 from spark_modeld.face import Event, ModelState, Snapshot, Warning
@@ -55,7 +56,7 @@ def _model_state(slot: Slot, model: str) -> ModelState:
         default=house.catalog.settings.slot.default == model,
         in_flight=house.leases.get(model, 0),
         error=life.problem,
-        findings=house.findings(model),
+        findings=notable(house.findings(model)),
     )
 
 

@@ -178,7 +178,9 @@ class Model(Struct, kw_only=True):
     fit_reason: str | None
     error: ProblemJson | None
     path: str | None = None
-    findings: Annotated[list[Finding], Meta(description="of the last look at it; memory left aside")] = []
+    findings: Annotated[
+        list[Finding], Meta(description="warnings and errors of the last look at it; memory left aside")
+    ] = []
 
 
 class ModelList(Struct, kw_only=True):

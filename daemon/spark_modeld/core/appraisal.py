@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from spark_modeld.core.check import blocks, check
 from spark_modeld.core.errors import Code, Problem
-from spark_modeld.core.finding import Finding, Level, error, sort, warning
+from spark_modeld.core.finding import Finding, Level, error, notable, sort, warning
 from spark_modeld.core.footprint import Checkpoint, Estimate, Flags
 from spark_modeld.core.model import Model, OwnUnit
 
@@ -88,7 +88,9 @@ def objection(model: str, findings: tuple[Finding, ...]) -> Problem | None:
     errors = [finding for finding in findings if finding.level is Level.ERROR]
     more = f" And {len(errors) - 1} more." if len(errors) > 1 else ""
     detail = f"{model} is not tried: {errors[0].message}. {errors[0].hint}.{more}"
-    return Problem(Code.CHECK_FAILED, detail, {"model": model, "findings": [told(finding) for finding in findings]})
+    return Problem(
+        Code.CHECK_FAILED, detail, {"model": model, "findings": [told(finding) for finding in notable(findings)]}
+    )
 
 
 def told(finding: Finding) -> dict[str, str]:

@@ -30,6 +30,11 @@ def sort(findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
     return tuple(sorted(findings, key=lambda finding: order.index(finding.level)))
 
 
+def notable(findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
+    """Without the infos, which only a whole report is the place for."""
+    return tuple(finding for finding in findings if finding.level is not Level.INFO)
+
+
 def error(code: str, message: str, hint: str) -> Finding:
     """A finding that blocks a switch."""
     return Finding(code, Level.ERROR, message, hint)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from spark_modeld.core import lifecycle as life_of
 from spark_modeld.core.admission import Holder, admit, held_by, is_large
@@ -119,13 +120,13 @@ class House:
         spec, need, settings = self.models[model], self.footprint(model), self.catalog.settings.memory
         findings = self.findings(model)
         if reading is not None:
-            # What it holds itself does not stand in its own way, and a switch replaces the slot's others.
-            leaving = [m for m in self.slot_models() if self.lives[m].alive] if spec.role is Role.SLOT else []
-            mine = [model] if spec.role is Role.SIDE and self.lives[model].alive else []
-            back = sum(holder.gives_back for holder in self.holders([*leaving, *mine], reading))
-            findings = sort(
-                (*findings, *memory(spec, Room(reading=reading, settings=settings, need=need, returned=back)))
-            )
+            others = self.others(model) if spec.role is Role.SLOT else []
+            own = [model] if self.lives[model].alive else []
+            back, mine = (sum(h.gives_back for h in self.holders(each, reading)) for each in (others, own))
+            # What it holds itself does not stand in its own way.
+            there = replace(reading, available=reading.available + mine)
+            room = Room(reading=there, settings=settings, need=need, returned=back)
+            findings = sort((*findings, *memory(spec, room)))
         return Report(
             model=spec,
             appraisal=self.appraisals[model],

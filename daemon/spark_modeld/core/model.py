@@ -408,7 +408,8 @@ class Rollback:
 class Switch:
     """One transaction that changes the occupant; ``model`` None empties the slot.
 
-    ``timings`` has the seconds spent in each phase that has ended. ``findings`` are what its check found.
+    ``timings`` has the seconds spent in each phase that has ended. ``findings`` are the warnings and errors
+    of its check.
     """
 
     id: str

@@ -13,6 +13,7 @@ from spark_modeld.core import lifecycle as life_of
 from spark_modeld.core.appraisal import objection
 from spark_modeld.core.effects import Ended, Save, Verdict, Wake
 from spark_modeld.core.errors import Code, Problem
+from spark_modeld.core.finding import notable
 from spark_modeld.core.house import House
 from spark_modeld.core.lifecycle import Life
 from spark_modeld.core.model import Instant, Outcome, Phase, Reading, Requester, Role, Switch, SwitchPhase
@@ -151,7 +152,7 @@ class Planner:
         force = tx.switch.force
         others, sides = self.house.others(target), self.house.sides()
         findings = self.house.findings(target)
-        tx.switch = replace(tx.switch, findings=findings)
+        tx.switch = replace(tx.switch, findings=notable(findings))
         objected = None if force else objection(target, findings)
         if objected is not None:
             self.answer(tx, objected)
