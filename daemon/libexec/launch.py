@@ -33,16 +33,19 @@ class Refused(Exception):
     """The configuration cannot be run; the message says what to change."""
 
 
-def read_owned(config: str, model: str, owner: int) -> tuple[bytes, float]:
-    """The model file's content, and the newest ctime (Unix seconds) of what led there. Refused, OSError.
+def read_owned(config: str, names: tuple[str, ...], owner: int) -> tuple[bytes, float]:
+    """A file's content, and the newest ctime (Unix seconds) of what led there. Refused, OSError.
+
+    ``names`` are the folders below ``config`` and the file.
 
     Everything is opened relative to what was checked before it, so that nothing can be exchanged in between.
     """
     directory = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-    newest = os.stat("/etc/passwd").st_ctime
+    newest = max(os.stat(path).st_ctime for path in ("/etc/passwd", "/etc/group"))
     parent: int | None = None
     path = ""
-    for name, flags in ((config, directory), ("models.d", directory), (f"{model}.toml", os.O_NOFOLLOW | os.O_NONBLOCK)):
+    kinds = [*(directory for _ in names), os.O_NOFOLLOW | os.O_NONBLOCK]
+    for name, flags in zip((config, *names), kinds, strict=True):
         path = os.path.join(path, name)
         try:
             opened = os.open(name, flags | os.O_RDONLY | os.O_CLOEXEC, dir_fd=parent)
@@ -72,14 +75,9 @@ def text(value: object, what: str) -> str:
 
 def command_of(model: dict[str, Any]) -> tuple[list[str], dict[str, str]]:
     """``[launch]``: the command and the environment. Refused."""
-    for key in ("docker", "container"):
-        if key in model:
-            raise Refused(f"[{key}] is not supported by this version's launcher: use [launch], or unit = with your own")
-    if "unit" in model:
-        raise Refused(f"unit = {model['unit']!r} runs this model; spark-model@ is for models with [launch]")
-    launch = model.get("launch")
+    launch = model["launch"]
     if not isinstance(launch, dict):
-        raise Refused("there is no [launch] that says what to run")
+        raise Refused("[launch] must be a table that says what to run")
     command = launch.get("command")
     if not isinstance(command, list) or not command:
         raise Refused("launch.command must be a list of strings, the program first")
@@ -145,27 +143,74 @@ def write(path: str, content: str) -> None:
     os.replace(temporary, path)
 
 
+def way_of(model: dict[str, Any]) -> str:
+    """Which table says how it runs. Refused."""
+    if "unit" in model:
+        raise Refused(f"unit = {model['unit']!r} runs this model; spark-model@ is for models that have no unit yet")
+    ways = [way for way in ("launch", "docker", "container") if way in model]
+    if len(ways) != 1:
+        raise Refused("there must be exactly one of [launch], [docker] and [container] that says what to run")
+    return ways[0]
+
+
+def container_scripts(
+    model_id: str, model: dict[str, Any], config: str, reports: str, account: pwd.struct_passwd | None
+) -> tuple[dict[str, str], list[str], float]:
+    """``[docker]`` and ``[container]``: the scripts, folders of the model's user, newest ctime. Refused, OSError."""
+    # Not for [launch], which starts without it.
+    sys.dont_write_bytecode = True
+    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+    import launch_docker  # noqa: PLC0415
+
+    settings, newest = b"", 0.0
+    if os.path.lexists(os.path.join(config, "spark-modeld.toml")):
+        settings, newest = read_owned(config, ("spark-modeld.toml",), 0 if account else os.getuid())
+    path = PATH if account else f"{os.path.expanduser('~')}/bin:{PATH}"
+    try:
+        start, clean, folders = launch_docker.scripts(model_id, model, settings, account, reports=reports, path=path)
+    except ValueError as error:  # also what is no TOML, or no UTF-8
+        raise Refused(str(error)) from error
+    return {"start": start, "clean": clean}, folders, newest
+
+
 def render(model_id: str, config: str, reports: str, *, user_mode: bool, signature: str) -> str:
     """Writes the scripts and returns the path of the first. Refused, OSError."""
-    content, newest = read_owned(config, model_id, os.getuid() if user_mode else 0)
+    content, newest = read_owned(config, ("models.d", f"{model_id}.toml"), os.getuid() if user_mode else 0)
     try:
         model = tomllib.loads(content.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise Refused(f"{config}/models.d/{model_id}.toml: {error}") from error
-    words, environment = command_of(model)
+    way = way_of(model)
     account = None if user_mode else account_of(model)
     if user_mode and model.get("user", DEFAULT_USER) not in (DEFAULT_USER, pwd.getpwuid(os.getuid()).pw_name):
         raise Refused("user = is somebody else, and a per-user daemon runs models as its own user only")
     directory = os.path.join(reports, model_id)
+    start, mark = (os.path.join(directory, name) for name in ("start", "start.sig"))
+    folders: list[str] = []
+    if way == "launch":
+        command = os.path.join(directory, "command")
+        files = {"command": command_script(*command_of(model)), "start": start_script(account, command)}
+    else:
+        files, folders, newer = container_scripts(model_id, model, config, directory, account)
+        newest = max(newest, newer)
     os.makedirs(directory, mode=0o755, exist_ok=True)
-    start, command, mark = (os.path.join(directory, name) for name in ("start", "command", "start.sig"))
-    if os.path.lexists(mark):
-        os.unlink(mark)
-    write(command, command_script(words, environment))
-    write(start, start_script(account, command))
+    for stale in ("start.sig", "clean"):
+        if os.path.lexists(os.path.join(directory, stale)):
+            os.unlink(os.path.join(directory, stale))
+    for folder in folders:
+        own_folder(folder, account)
+    for name, script in files.items():
+        write(os.path.join(directory, name), script)
     if signature and time.time() - newest > RACY:
         write(mark, f"{signature}\n")
     return start
+
+
+def own_folder(path: str, account: pwd.struct_passwd | None) -> None:
+    """A folder, empty or not, that the model's user alone may use. OSError."""
+    os.makedirs(path, mode=0o700, exist_ok=True)
+    if account is not None:
+        os.chown(path, account.pw_uid, account.pw_gid, follow_symlinks=False)
 
 
 def fail(status: int, message: str) -> NoReturn:

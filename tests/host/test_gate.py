@@ -102,11 +102,3 @@ def test_a_change_of_the_configuration_is_seen_at_the_next_start(host: SparkHost
         pid = host.await_program("spark-model@changing.service", "sleep")
         assert host.path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[1].decode() == seconds
         host.run("systemctl", "stop", "spark-model@changing.service")
-
-
-def test_docker_is_refused_by_name(host: SparkHost) -> None:
-    host.model("boxed", '[docker]\nimage = "x"\n')
-    host.run("systemctl", "start", "spark-model@boxed.service", check=False)
-    host.run("sh", "-c", "while systemctl -q is-active spark-model@boxed.service; do :; done")
-    assert host.show("spark-model@boxed.service", "ExecMainStatus") == "78"
-    assert "[docker] is not supported" in said(host, "boxed")

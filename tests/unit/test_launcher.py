@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import socket
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
 from spark_modeld.systemd.marks import Marks
+from support.launcher import Config, launch, run
 
 pytestmark = pytest.mark.unit
 
-LIBEXEC = Path(__file__).resolve().parents[2] / "daemon" / "libexec"
 BAD_IDS = [
     "",
     "-rf",
@@ -37,24 +34,6 @@ BAD_IDS = [
     "ä",
     "alpha@x",
 ]
-
-
-def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, LIBEXEC / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-launch = load("launch")
-
-
-def run(program: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    environment = {"PATH": "/usr/bin:/bin", **variables}
-    command = [str(LIBEXEC / program), *arguments]
-    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=30, env=environment)
 
 
 class Gate:
@@ -209,38 +188,6 @@ def test_anything_but_204_is_a_refusal(gate: Gate, answer: bytes) -> None:
     assert "Traceback" not in done.stderr
 
 
-class Config:
-    """A configuration in a folder of its own, run as the user who runs the tests."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder / "etc"
-        self.reports = folder / "reports"
-        (self.folder / "models.d").mkdir(parents=True)
-        for path in (self.folder, self.folder / "models.d"):
-            path.chmod(0o755)
-
-    def file(self, model: str = "alpha") -> Path:
-        return self.folder / "models.d" / f"{model}.toml"
-
-    def write(self, content: str, *, settled: bool = True) -> None:
-        self.file().write_text(content)
-        self.file().chmod(0o644)
-        if settled:
-            time.sleep(launch.RACY + 0.02)  # ctime cannot be set: this is what it takes for the file to be old
-
-    def launch(self, command: list[str], **environment: str) -> None:
-        table = ", ".join(f"{name} = {json.dumps(value)}" for name, value in environment.items())
-        self.write(f"[launch]\ncommand = {json.dumps(command)}\nenvironment = {{ {table} }}\n", settled=False)
-
-    def run(self, model: str = "alpha") -> subprocess.CompletedProcess[str]:
-        home = str(self.folder.parent)
-        return run("spark-model-run", model, str(self.folder), str(self.reports), "user", HOME=home)
-
-    @property
-    def signature(self) -> Path:
-        return self.reports / "alpha" / "start.sig"
-
-
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
     return Config(tmp_path)
@@ -374,8 +321,9 @@ def test_a_pipe_or_a_folder_is_no_configuration(config: Config) -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ("", "no [launch]"),
-        ("launch = 3", "no [launch]"),
+        ("", "exactly one of [launch], [docker] and [container]"),
+        ('[launch]\ncommand = ["x"]\n[docker]\nimage = "x"', "exactly one of"),
+        ("launch = 3", "[launch] must be a table"),
         ("[launch]", "launch.command must be a list"),
         ("[launch]\ncommand = []", "launch.command must be a list"),
         ('[launch]\ncommand = "echo"', "launch.command must be a list"),
@@ -387,8 +335,6 @@ def test_a_pipe_or_a_folder_is_no_configuration(config: Config) -> None:
         ('[launch]\ncommand = ["x"]\nenvironment = { "A B" = "1" }', "launch.environment"),
         ('[launch]\ncommand = ["x"]\nenvironment = { "A\\n" = "1" }', "launch.environment"),
         ('[launch]\ncommand = ["x"]\nenvironment = { A = 1 }', "launch.environment.A"),
-        ('[docker]\nimage = "x"', "[docker] is not supported"),
-        ('[container]\nname = "x"', "[container] is not supported"),
         ('unit = "x.service"', "'x.service' runs this model"),
         ("[launch", "alpha.toml"),
         ('user = "somebody-else"\n[launch]\ncommand = ["x"]', "as its own user only"),

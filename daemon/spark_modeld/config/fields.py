@@ -37,10 +37,8 @@ _USER = r"[A-Za-z_][A-Za-z0-9_.-]{0,31}"
 _IMAGE = r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,511}"
 _CONTAINER = r"[A-Za-z0-9][A-Za-z0-9_.-]{1,127}"
 _VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
-
-
-def _arguments(allowed: str) -> Kind[tuple[str, ...]]:
-    return array(_ARGUMENT, allowed)
+# What would take a container out of its unit's hands; the launcher refuses the same. -itd: flags in front of another.
+_DOCKER_OPTION = rf"(?!--(?:detach|name|rm|restart|cidfile|pull|sig-proxy)(?:=|$))(?!-[itP]*d){_CLEAN}"
 
 
 def _command() -> Kind[tuple[str, ...]]:
@@ -69,6 +67,14 @@ def _name() -> Kind[str]:
 # Arguments and variables may hold keys: no message repeats them.
 _ARGUMENT = replace(text(_CLEAN, "a string without NUL or line breaks"), secret=True)
 _ABSOLUTE = text(_PATH, "an absolute path")
+_OPTION = replace(
+    text(
+        _DOCKER_OPTION,
+        "a string without NUL or line breaks, and none of -d --detach --name --rm --restart --cidfile --pull "
+        "--sig-proxy, which are the launcher's own business",
+    ),
+    secret=True,
+)
 
 _SLOT = Table(
     "slot",
@@ -241,8 +247,13 @@ _DOCKER = Table(
             "The image.",
             required=True,
         ),
-        Field("options", _arguments('a list such as ["--gpus", "all"]'), "Options of docker run.", []),
-        Field("command", _arguments("a list of strings"), "The command in the container, if not the image's own.", []),
+        Field("options", array(_OPTION, 'a list such as ["--gpus", "all"]'), "Options of docker run.", []),
+        Field(
+            "command",
+            array(_ARGUMENT, "a list of strings"),
+            "The command in the container, if not the image's own.",
+            [],
+        ),
     ),
 )
 

@@ -18,8 +18,6 @@ from spark_modeld.core.house import House
 from spark_modeld.core.lifecycle import Life, LifeEvent
 from spark_modeld.core.model import (
     Catalog,
-    Container,
-    Docker,
     Instant,
     Outcome,
     Phase,
@@ -404,11 +402,6 @@ class Slot:
         spec = self.house.catalog.find(name)
         if spec is None or spec.id not in self.house.models:
             raise refuse(Code.UNKNOWN_MODEL, f"There is no model {name!r} in the catalog.", model=name)
-        if isinstance(spec.run, Docker | Container):
-            # Before anything is stopped for it: its launcher could only fail.
-            table = "docker" if isinstance(spec.run, Docker) else "container"
-            detail = f"{spec.id} has a [{table}] table, which this version cannot run yet; use [launch] or unit."
-            raise refuse(Code.INVALID_REQUEST, detail, model=spec.id)
         return spec.id
 
     def _slot_model(self, name: str) -> str:

@@ -1,0 +1,323 @@
+"""Models in containers, with the real docker: every way to run them, and what becomes of them when things go wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+
+from support.docker import (
+    bad_docker,
+    container_entry,
+    docker_entry,
+    llama_command,
+    run_detached,
+    start_docker,
+    why_not,
+)
+from support.serving import SETTINGS, Serving, await_that, unit
+from support.spark import SparkHost, llama_model
+from support.tiny_models import tiny_model
+
+pytestmark = pytest.mark.host
+
+SCRIPTS = "/home/spark/ai/scripts/serve"
+
+
+class Boxes(Serving):
+    """The host, and what docker shows of it."""
+
+    def docker(self, *words: str, check: bool = True) -> str:
+        """What the docker CLI says, as root."""
+        return self.host.run("docker", *words, check=check).stdout.strip()
+
+    def containers(self, *, all: bool = False) -> set[str]:
+        """The names of those that run; with ``all``, of all there are."""
+        return set(self.docker("ps", "--format", "{{.Names}}", *(["--all"] if all else [])).split())
+
+    def inspect(self, name: str) -> Any:
+        """What docker knows of a container."""
+        return json.loads(self.docker("inspect", name))[0]
+
+    def report(self, model: str, name: str) -> str | None:
+        """What the launcher reports."""
+        try:
+            return self.host.path(f"/run/spark-models/{model}/{name}").read_text()
+        except FileNotFoundError:
+            return None
+
+    def follower(self, model: str, *words: str) -> int:
+        """The docker CLI in the model's unit with these words, by this machine's PID."""
+        folder = self.host.cgroup / "spark.slice/spark-models.slice" / unit(model)
+
+        def look() -> int | None:
+            for pid in map(int, (folder / "cgroup.procs").read_text().split()):
+                with contextlib.suppress(OSError):
+                    line = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+                    if line[0].endswith(b"docker") and line[1 : 1 + len(words)] == [w.encode() for w in words]:
+                        return pid
+            return None
+
+        return await_that(look, f"docker {' '.join(words)} of {model}")  # type: ignore[return-value]
+
+    def kill_main(self, model: str) -> None:
+        """SIGKILL for the unit's main process, past systemd."""
+        self.host.run("kill", "-KILL", str(self.pid(model)))
+
+    def serves(self, model: str, port: int) -> None:
+        """It is in the slot, and its own engine answers."""
+        assert self.slot() == (model, "serving")
+        assert model in self.host.ask(port)
+
+
+class Alive:
+    """Looks all the time which models' engines are alive on the host, in whatever control group, by their aliases."""
+
+    def __init__(self, host: SparkHost) -> None:
+        self._host = host
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="alive")
+        self.looks = 0
+        self.parallel: list[set[str]] = []
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+        assert kind is not None or self.looks > 5
+        assert kind is not None or not self.parallel, f"two large models were alive: {self.parallel}"
+
+    def _run(self) -> None:
+        while not self._over.wait(0.005):
+            first = self.now()
+            if len(first) > 1 and len(again := first & self.now()) > 1:
+                self.parallel.append(again)
+            self.looks += 1
+
+    def now(self) -> set[str]:
+        """The models alive at this moment."""
+        found = set()
+        for folder, _, files in os.walk(self._host.cgroup):
+            if "cgroup.procs" not in files or (".service" not in folder and ".scope" not in folder):
+                continue
+            with contextlib.suppress(OSError):
+                for pid in Path(folder, "cgroup.procs").read_text().split():
+                    words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+                    if words[0].endswith(b"llama-server") and b"--alias" in words:
+                        found.add(words[words.index(b"--alias") + 1].decode())
+        return found
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[SparkHost]:
+    if reason := why_not():
+        pytest.fail(reason)
+    with SparkHost() as host:
+        host.install()
+        start_docker(host)
+        host.run("useradd", "--create-home", "spark")
+        host.settings(SETTINGS)
+        host.model("image-a", docker_entry("llama-server", 30001, llama_command("image-a", 30001)))
+        host.model("image-b", docker_entry("llama-server", 30001, llama_command("image-b", 30001)))
+        host.model("named", container_entry("llama-server", 30002, "sglang-named"))
+        host.run("sh", "-c", run_detached("sglang-named", llama_command("named", 30002), verb="create"))
+        script(host, "scripted", run_detached("sglang-scripted", llama_command("scripted", 30003)))
+        host.model(
+            "scripted",
+            container_entry(
+                "llama-server", 30003, "sglang-scripted", script=f"{SCRIPTS}/scripted.sh", extra='user = "spark"'
+            ),
+        )
+        gguf = f"/srv/models/{tiny_model('plain').name}"
+        host.model("plain", llama_model("plain", port=30004, gguf=gguf, memory="2GiB"))
+        host.enable()
+        yield host
+
+
+def script(host: SparkHost, name: str, command: str, *, mode: int = 0o755) -> None:
+    """A serve script in somebody's home."""
+    host.write(f"{SCRIPTS}/{name}.sh", f"#!/bin/bash\nset -e\n{command}\n", mode=mode)
+    host.run("chown", "-R", "spark:spark", "/home/spark")
+
+
+@pytest.fixture
+def boxes(host: SparkHost) -> Boxes:
+    boxes = Boxes(host)
+    boxes.serve(None)
+    assert Alive(host).now() == set()
+    return boxes
+
+
+PORTS = {"image-a": 30001, "image-b": 30001, "named": 30002, "scripted": 30003, "plain": 30004}
+
+
+def test_the_cli_switches_to_and_from_each_way_to_run(boxes: Boxes) -> None:
+    running = {"image-a": "spark-model-image-a", "image-b": "spark-model-image-b"}
+    running |= {"named": "sglang-named", "scripted": "sglang-scripted"}
+    order = ["plain", "image-a", "image-b", "named", "scripted", "image-a", "scripted", "plain", "named", "plain"]
+    with Alive(boxes.host) as alive:
+        for model in order:
+            boxes.ctl("switch", model, "--wait")
+            boxes.serves(model, PORTS[model])
+            assert alive.now() == {model}
+            name = running.get(model)
+            assert boxes.containers() == ({name} if name else set())
+            if name:
+                assert boxes.report(model, "container") == f"{boxes.inspect(name)['Id']}\n"
+                assert boxes.report(model, "image") == "engines:1\n"
+    assert boxes.containers(all=True) == {"sglang-named", "sglang-scripted"}
+    journal = boxes.host.journal("-u", unit("scripted"))
+    assert journal.count("running /home/spark/ai/scripts/serve/scripted.sh") == 1
+    assert "listening on http://127.0.0.1:30003" in journal
+    assert boxes.host.run("systemctl", "--failed", "--no-legend").stdout == ""
+
+
+def test_who_runs_what(boxes: Boxes) -> None:
+    boxes.serve("image-a")
+    root = boxes.host.path("/run/spark-models/image-a")
+    assert {root.stat().st_uid, *((root / name).stat().st_uid for name in ("container", "image", "clean"))} == {0}
+    status = Path(f"/proc/{boxes.follower('image-a', 'run')}/status").read_text()
+    fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+    assert fields["Uid"].split()[0] == boxes.host.run("id", "-u", "spark-model").stdout.strip()
+    docker = boxes.host.run("getent", "group", "docker").stdout.split(":")[2]
+    assert docker in fields["Groups"].split()
+    assert "docker" not in boxes.host.run("id", "-Gn", "spark-model").stdout.split()
+    assert (fields["CapEff"], fields["NoNewPrivs"]) == ("0000000000000000", "1")
+
+
+def test_memory_names_the_model_of_a_container(boxes: Boxes) -> None:
+    boxes.serve("image-a")
+    assert boxes.host.show(unit("image-a"), "MainPID") != "0"
+    container = str(boxes.report("image-a", "container")).strip()
+    assert boxes.host.show(f"docker-{container}.scope", "ActiveState") == "active"
+
+
+def again(boxes: Boxes, model: str, before: str | None) -> None:
+    """The model serves in another container than before, and there is no other one."""
+    await_that(lambda: boxes.report(model, "container") not in (None, before), f"another container for {model}")
+    boxes.await_slot(model, "serving")
+    boxes.serves(model, PORTS[model])
+    assert boxes.containers() == {f"spark-model-{model}"}
+
+
+def test_a_killed_cli_takes_its_container_with_it(boxes: Boxes) -> None:
+    boxes.serve("image-a")
+    before = boxes.report("image-a", "container")
+    with Alive(boxes.host):
+        os.kill(boxes.follower("image-a", "run"), signal.SIGKILL)
+        again(boxes, "image-a", before)
+    assert "before its container, which is removed" in boxes.host.journal("-u", unit("image-a"))
+
+
+def test_a_killed_supervisor_takes_its_container_with_it(boxes: Boxes) -> None:
+    boxes.serve("image-a")
+    before = boxes.report("image-a", "container")
+    pid = boxes.inspect("spark-model-image-a")["State"]["Pid"]
+    boxes.kill_main("image-a")
+    again(boxes, "image-a", before)
+    assert not boxes.host.path(f"/proc/{pid}").exists()
+    assert boxes.host.show("spark-model-clean@image-a.service", "Result") == "success"
+
+
+def test_a_container_that_has_the_name_already_is_replaced(boxes: Boxes) -> None:
+    boxes.host.run("sh", "-c", run_detached("spark-model-image-a", ["/usr/bin/sleep", "1000"]))
+    stranger = boxes.inspect("spark-model-image-a")["Id"]
+    boxes.serve("image-a")
+    boxes.serves("image-a", 30001)
+    assert boxes.inspect("spark-model-image-a")["Id"] != stranger
+    assert "was left over" in boxes.host.journal("-u", unit("image-a"))
+
+
+def test_a_detached_container_ends_with_its_launcher(boxes: Boxes) -> None:
+    boxes.serve("named")
+    started = boxes.inspect("sglang-named")["State"]["StartedAt"]
+    with Alive(boxes.host):
+        boxes.kill_main("named")
+        await_that(lambda: boxes.inspect("sglang-named")["State"]["StartedAt"] != started, "a second start")
+        boxes.await_slot("named", "serving")
+        boxes.serves("named", 30002)
+
+
+def test_a_container_that_runs_already_is_taken_over(boxes: Boxes) -> None:
+    boxes.docker("start", "sglang-named")
+    before = boxes.inspect("sglang-named")["State"]
+    boxes.serve("named")
+    assert boxes.inspect("sglang-named")["State"]["Pid"] == before["Pid"]
+    assert "taken over as it is" in boxes.host.journal("-u", unit("named"))
+    boxes.serve("plain")
+    assert boxes.inspect("sglang-named")["State"]["Status"] == "exited"
+
+
+def test_a_container_that_somebody_stops_ends_its_unit(boxes: Boxes) -> None:
+    boxes.serve("named")
+    main = boxes.pid("named")
+    boxes.docker("stop", "sglang-named")
+    await_that(lambda: boxes.pid("named") not in (0, main), "another process of the unit")
+    boxes.await_slot("named", "serving")
+
+
+def test_a_killed_follower_is_replaced(boxes: Boxes) -> None:
+    boxes.serve("named")
+    main, waiting = boxes.pid("named"), boxes.follower("named", "wait")
+    os.kill(waiting, signal.SIGKILL)
+    await_that(lambda: boxes.follower("named", "wait") != waiting, "another docker wait")
+    assert boxes.pid("named") == main
+    boxes.serves("named", 30002)
+
+
+@pytest.mark.parametrize(("switches", "status"), [(["--stop-seconds", "1"], "0\n"), (["--ignore-sigterm"], "137\n")])
+def test_the_stop_time_is_honoured(boxes: Boxes, switches: list[str], status: str) -> None:
+    model = f"stops{len(switches)}"
+    boxes.host.model(model, bad_docker(model, 30010 + len(switches), *switches, extra='stop_timeout = "5s"'))
+    boxes.reload()
+    boxes.serve(model)
+    boxes.serve(None)
+    assert boxes.report(model, "exit") == status
+    assert boxes.active(model) == "inactive"
+    assert f"killing {unit(model)}" not in boxes.host.journal("-u", "spark-modeld.service")
+    assert boxes.containers() == set()
+
+
+def test_children_and_grandchildren_go_too(boxes: Boxes) -> None:
+    wrapped = ["/usr/bin/bash", "-c", " ".join(["/usr/bin/sleep 5000 &", *llama_command("wrapped", 30013), "; wait"])]
+    boxes.host.model("wrapped", docker_entry("llama-server", 30013, wrapped, extra='stop_timeout = "3s"'))
+    boxes.reload()
+    boxes.serve("wrapped")
+    scope = f"system.slice/docker-{str(boxes.report('wrapped', 'container')).strip()}.scope"
+    assert len((boxes.host.cgroup / scope / "cgroup.procs").read_text().split()) == 3
+    boxes.serve(None)
+    assert not (boxes.host.cgroup / scope).exists()
+    assert boxes.containers(all=True) <= {"sglang-named", "sglang-scripted"}
+
+
+def test_an_absent_image_is_named_and_the_old_model_is_back(boxes: Boxes) -> None:
+    boxes.host.model("absent", docker_entry("llama-server", 30014, ["x"], image="nobody/has:this"))
+    boxes.reload()
+    boxes.serve("plain")
+    status, problem = boxes.switch("absent")
+    assert (status, problem["code"]) == (502, "model-failed")
+    assert any("docker pull nobody/has:this" in line for line in problem["log"]), problem
+    boxes.await_slot("plain", "serving")
+
+
+@pytest.mark.parametrize(("mode", "reason"), [(0o777, "writable by everybody"), (0o755, "there is no container")])
+def test_a_script_is_run_only_if_nobody_else_can_write_it(boxes: Boxes, mode: int, reason: str) -> None:
+    script(boxes.host, "odd", "echo I ran", mode=mode)
+    entry = container_entry("llama-server", 30015, "nowhere", script=f"{SCRIPTS}/odd.sh", extra='user = "spark"')
+    boxes.host.model("odd", entry)
+    boxes.reload()
+    boxes.host.run("journalctl", "--rotate", "--vacuum-time=1s")
+    assert boxes.switch("odd")[0] == 502
+    journal = boxes.host.journal("-u", unit("odd"), "-o", "cat")
+    assert reason in journal
+    assert ("I ran" in journal.splitlines()) == (mode == 0o755)
