@@ -18,6 +18,7 @@ import structlog
 
 from spark_modeld import __version__, checkpoint, logs, paths
 from spark_modeld.backends.ladder import Ladder
+from spark_modeld.backends.model_server import OllamaServer
 from spark_modeld.backends.vitals import EngineVitals
 from spark_modeld.clock import SystemClock
 from spark_modeld.config.load import ConfigDirectory
@@ -89,6 +90,7 @@ class Daemon:
             gauge=self._gauge,
             prober=Ladder(_read_key),
             vitals=EngineVitals(_read_key),
+            server=OllamaServer(_read_key),
             store=StateFile(where.state),
             marks=Marks(where.runtime),
             clock=clock,

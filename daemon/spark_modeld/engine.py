@@ -29,6 +29,8 @@ from spark_modeld.face import Event, Snapshot, Warning
 from spark_modeld.promises import Promises
 from spark_modeld.publish import Publisher, snapshot_of
 from spark_modeld.saver import Saver
+from spark_modeld.tenancy.gauge import TenantGauge
+from spark_modeld.tenancy.tenants import Tenants
 from spark_modeld.units import Units
 from spark_modeld.watches import Watches
 
@@ -45,7 +47,7 @@ class Engine:
     """The daemon's state and the only thing that changes it. Implements ``face.Face``."""
 
     def __init__(self, outside: ports.Outside, *, boot_id: str, new_id: Callable[[], str]) -> None:
-        self._out = outside
+        self._out = outside = self._with_tenants(outside)
         self._boot_id = boot_id
         self._new_id = new_id
         self._queue: asyncio.Queue[Handler] = asyncio.Queue()
@@ -77,6 +79,16 @@ class Engine:
         self._record = Record()
         self._slot = Slot(Catalog(), self._record, outside.clock.now(), new_id=new_id)
         self._units = Units(self._slot, outside.systemd)
+
+    def _with_tenants(self, outside: ports.Outside) -> ports.Outside:
+        """The same outside, where models on one server are units of their own."""
+        tenants = Tenants(
+            outside,
+            slot=lambda: self._slot,
+            spawn=self._spawn,
+            changed=lambda: self._watches.glance(self._observe),
+        )
+        return replace(outside, systemd=tenants, gauge=TenantGauge(outside.gauge, tenants))
 
     # Life of the engine itself.
 
@@ -258,7 +270,7 @@ class Engine:
                 log.warning(f"killing {spec.unit}", model=model, unit=spec.unit)
                 self._units.kill(spec, epoch)
             case Act.LOOK:
-                self._out.systemd.look(spec.unit)
+                self._out.systemd.look(spec.seat)
             case _:
                 self._watches.begin(spec, act, epoch)
 

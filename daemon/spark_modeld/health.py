@@ -62,6 +62,8 @@ class Health:
             self._mono(),
             released_at=house.released_at.get(spec.id),
             in_flight=house.leases.get(spec.id, 0),
+            # A token now and then would keep what another client had loaded from ever reaching its end.
+            may_ask=not (spec.tenant and spec.id in self._slot().intruders()),
         )
 
     def _mono(self) -> float:

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from spark_modeld.core.appraisal import Inspection, UnitFacts
 from spark_modeld.core.errors import Problem
-from spark_modeld.core.model import Catalog, Instant, LogLine, Model, Reading, UnitStatus
+from spark_modeld.core.model import Catalog, Instant, Loaded, LogLine, Model, Reading, UnitStatus
 from spark_modeld.core.pulse import Look, Proven
 from spark_modeld.core.record import Record
 
@@ -172,6 +172,19 @@ class Vitals(Protocol):
         """Asks for one token, and waits so long for it."""
 
 
+class ModelServer(Protocol):
+    """The API of a server that holds many models; any of its models says where it is."""
+
+    async def loaded(self, model: Model) -> tuple[Loaded, ...] | None:
+        """What the model's server holds now; None if it does not say."""
+
+    async def pin(self, model: Model) -> None:
+        """Has it keep this model, which it holds, until it is told otherwise. What comes of it shows in ``loaded``."""
+
+    async def unload(self, model: Model) -> None:
+        """Asks it to let go of this model. What comes of it shows in ``loaded``."""
+
+
 class Store(Protocol):
     """The daemon's memory across restarts."""
 
@@ -246,6 +259,7 @@ class Outside:
     gauge: Gauge
     prober: Prober
     vitals: Vitals
+    server: ModelServer
     store: Store
     marks: Marks
     clock: Clock

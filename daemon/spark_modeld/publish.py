@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from spark_modeld.core.admission import gib
+from spark_modeld.core.admission import gib, strangers
 from spark_modeld.core.errors import Problem
 from spark_modeld.core.finding import notable
 from spark_modeld.core.model import Instant, Reading, Switch
@@ -78,6 +78,14 @@ def _warnings(slot: Slot) -> list[Warning]:
     if reading:
         if reading.stale:
             found.append(Warning(code="gauge-stale", message="NVML does not answer; GPU processes are from before."))
+        found += [
+            Warning(
+                code="stranger-loaded",
+                message=f"{stranger.model} holds {gib(stranger.gives_back)}: another client had it loaded, past "
+                f"admission, and it is no model of the catalog. {stranger.remedy}.",
+            )
+            for stranger in strangers(reading, house.catalog.settings.memory)
+        ]
         found += [Warning(code="gauge", message=note) for note in reading.notes]
         reserve = house.catalog.settings.memory.reserve.of(reading.total)
         if reading.available < reserve:

@@ -28,7 +28,7 @@ class Units:
 
     def names(self) -> frozenset[str]:
         """Every unit of the catalog, and of what still runs with an older one; from now on these are watched."""
-        self._watched = frozenset(m.unit for m in self._slot.house.models.values())
+        self._watched = frozenset(m.seat for m in self._slot.house.models.values())
         return self._watched
 
     def follow(self) -> None:
@@ -39,21 +39,21 @@ class Units:
 
     def start(self, model: Model, epoch: int) -> None:
         """Starts the model's unit."""
-        self._touched.discard(model.unit)
+        self._touched.discard(model.seat)
         status = self._slot.house.lives[model.id].status
         # Our template has no start limit; every call is a polkit check, in the midst of a switch.
         reset = isinstance(model.run, OwnUnit) or (status is not None and status.active is ActiveState.FAILED)
-        self._systemd.start(model.unit, self._token(model.id, epoch), reset=reset)
+        self._systemd.start(model.seat, self._token(model.id, epoch), reset=reset)
 
     def stop(self, model: Model, epoch: int) -> None:
         """Stops the model's unit."""
-        self._systemd.stop(model.unit, self._token(model.id, epoch))
+        self._systemd.stop(model.seat, self._token(model.id, epoch))
 
     def kill(self, model: Model, epoch: int) -> None:
         """Kills the model's unit. What comes of it is seen by its deadline, not by the answer."""
         token = self._token(model.id, epoch)
         self._kills.add(token)
-        self._systemd.kill(model.unit, token)
+        self._systemd.kill(model.seat, token)
 
     def report(self, report: ports.BusReport, now: Instant) -> Effects:
         """What systemd reports, told to the core."""
@@ -75,7 +75,7 @@ class Units:
             case ports.UnitChanged(unit, status):
                 return self._shown(unit, status, now)
             case ports.BusConnected(shown):
-                by_model = {m: shown[spec.unit] for m, spec in self._slot.house.models.items() if spec.unit in shown}
+                by_model = {m: shown[spec.seat] for m, spec in self._slot.house.models.items() if spec.seat in shown}
                 effects = self._slot.bus_connected(by_model, now)
                 self._systemd.watch(self.names())
                 return effects
@@ -95,7 +95,7 @@ class Units:
         return self._last_token
 
     def _models(self, unit: str) -> list[str]:
-        return [m for m, spec in self._slot.house.models.items() if spec.unit == unit]
+        return [m for m, spec in self._slot.house.models.items() if spec.seat == unit]
 
     def _call_failed(self, report: ports.CallFailed, now: Instant) -> Effects:
         called = self._calls.pop(report.token, None)

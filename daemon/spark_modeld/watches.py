@@ -83,6 +83,14 @@ class Watches:
         """Takes the reading that the core asked for, and has the model it is about inspected."""
         self._spawn(self._read_for(token, self._slot().house.models.get(model or "")), "reading")
 
+    def glance(self, observe: Callable[[Reading], Effects]) -> None:
+        """One look at memory, because something has changed there."""
+
+        async def look() -> None:
+            self._post(_given(observe, await self._reading()))
+
+        self._spawn(look(), "glance")
+
     async def sample(self, observe: Callable[[Reading], Effects]) -> None:
         """The slow look at memory while nothing happens."""
         while True:
@@ -147,7 +155,7 @@ class Watches:
         pause = 0.005
         while True:
             with contextlib.suppress(SparkError):
-                left, reading = await asyncio.gather(self._out.systemd.processes(spec.unit), self._out.gauge.read())
+                left, reading = await asyncio.gather(self._out.systemd.processes(spec.seat), self._out.gauge.read())
                 # A gauge that hangs knows nothing; what starts next still needs a fresh reading that fits.
                 holding = [p for p in reading.processes if p.model == spec.id and not reading.stale]
                 if not left and not holding:

@@ -324,7 +324,7 @@ async def test_ollama_is_asked_to_load_and_ready_when_it_lists_the_model() -> No
     )
     async with scripted(*routes) as url:
         assert await climb(a_model(url, EngineKind.OLLAMA)) == LadderPassed()
-        assert [body["keep_alive"] for body in bodies] == [-1, -1]
+        assert [body.get("keep_alive") for body in bodies] == [-1, None]
         assert "prompt" not in bodies[0]
         problem = await refused(a_model(url, EngineKind.OLLAMA, served_model_name="nope"))
     assert "has no model nope" in problem.detail

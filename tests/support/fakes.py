@@ -24,6 +24,7 @@ from spark_modeld.core.model import (
     EngineKind,
     Instant,
     Launch,
+    Loaded,
     LogLine,
     MemorySource,
     Model,
@@ -308,7 +309,7 @@ class FakeGauge:
         if self.failure is not None:
             raise SparkError(self.failure)
         models = self._source.good.models.values()
-        held = sum(m.memory.of(TOTAL) for m in models if m.memory and self._systemd.pids.get(m.unit))
+        held = sum(m.memory.of(TOTAL) for m in models if m.memory and not m.tenant and self._systemd.pids.get(m.unit))
         available = TOTAL - OUTSIDER - held if self.available is None else self.available
         return Reading(
             total=TOTAL,
@@ -365,6 +366,35 @@ class FakeVitals:
         if model.id not in self.proofs:
             await self._clock.sleep(seconds)
         return self.proofs.get(model.id, Proven(Proof.HUNG))
+
+
+class FakeServer:
+    """ports.ModelServer: by unit, the names held and how many bytes each. A server not in here does not answer."""
+
+    def __init__(self, seen: list[str]) -> None:
+        self.holds: dict[str, dict[str, int]] = {}
+        self.ending: set[str] = set()
+        self.keeps = False
+        self._seen = seen
+
+    async def loaded(self, model: Model) -> tuple[Loaded, ...] | None:
+        await asyncio.sleep(0)
+        held = self.holds.get(model.unit)
+        if held is None:
+            return None
+        return tuple(
+            Loaded(unit=model.unit, name=name, bytes=size, gpu_bytes=size, endless=name not in self.ending)
+            for name, size in held.items()
+        )
+
+    async def pin(self, model: Model) -> None:
+        self._seen.append(f"pin {model.served_model_name}")
+        self.ending.discard(model.served_model_name)
+
+    async def unload(self, model: Model) -> None:
+        self._seen.append(f"unload {model.served_model_name}")
+        if not self.keeps:
+            self.holds.get(model.unit, {}).pop(model.served_model_name, None)
 
 
 class FakeStore:
@@ -477,6 +507,7 @@ class Outside:
         self.gauge = FakeGauge(self.clock, self.systemd, self.source)
         self.prober = FakeProber(self.seen)
         self.vitals = FakeVitals(self.clock)
+        self.server = FakeServer(self.seen)
         self.store = FakeStore(self.seen, self.record)
         self.marks = FakeMarks(self.seen)
         self.journal = FakeJournal()
@@ -488,6 +519,7 @@ class Outside:
                 gauge=self.gauge,
                 prober=self.prober,
                 vitals=self.vitals,
+                server=self.server,
                 store=self.store,
                 marks=self.marks,
                 clock=self.clock,

@@ -16,6 +16,8 @@ NAMES_SECONDS = 10.0
 GENERATION_SECONDS = 120.0
 """A first answer may compile kernels."""
 LOAD_SECONDS = 900.0
+LOADS = 2
+"""A server that failed so often to load a model will fail again: too little memory, a runner that dies."""
 CONFIRM_SECONDS = 0.25
 """Other names than ours are looked at twice, this far apart: a list may still be filling up."""
 
@@ -49,6 +51,7 @@ class Climb:
         self._key_trouble = key_trouble
         self._told = ""
         self._sleep = sleep
+        self._failed_loads = 0
         self._generations = list(engine.generations)
 
     def rungs(self) -> list[tuple[str, Attempt]]:
@@ -106,7 +109,12 @@ class Climb:
         self._demand_access(answer)
         if answer.status == 404:
             raise self._unknown_name()
-        return "" if answer.ok and request.done(answer.document()) else answer.words
+        if answer.ok:
+            return "" if request.done(answer.document()) else answer.words
+        self._failed_loads += answer.status == 500
+        if self._failed_loads >= LOADS:
+            raise self._refusal(f"The engine at {self._model.url} could not load it: {_said(answer)}.", "load-failed")
+        return answer.words
 
     async def _first_answer(self) -> str | None:
         while self._generations:
@@ -158,6 +166,13 @@ class Climb:
 
     def _refusal(self, detail: str, result: str, **extra: Any) -> SparkError:
         return refuse(Code.MODEL_FAILED, detail, unit=self._model.unit, result=result, **extra)
+
+
+def _said(answer: Answer) -> str:
+    """The error in an answer, in its own words (Ollama's way), else its status."""
+    document = answer.document()
+    error = document.get("error") if isinstance(document, dict) else None
+    return " ".join(error.split())[:300].rstrip(".") if isinstance(error, str) and error else answer.words
 
 
 def _denies_model(document: object) -> bool:

@@ -1,6 +1,7 @@
 """Ollama. One server, many models: ready means that ``/api/ps`` lists the model.
 
-The load asks with ``keep_alive`` -1, or Ollama drops the model again after five idle minutes.
+The load asks with ``keep_alive`` -1, or Ollama drops the model again after five idle minutes. A request without one
+leaves the model's as it is.
 """
 
 from __future__ import annotations
@@ -36,7 +37,6 @@ ENGINE = Engine(
                 "model": name,
                 "prompt": "Hi",
                 "options": {"num_predict": 1},
-                "keep_alive": -1,
                 "stream": False,
             },
             _done,

@@ -149,7 +149,11 @@ def _sharing(drafts: Sequence[Draft]) -> Iterator[Finding]:
         if draft.model.role is not Role.SIDE:
             continue
         for other in drafts:
-            if other is draft or (other.model.role is Role.SIDE and other.id > draft.id):
+            if (
+                other is draft
+                or _fellows(draft.model, other.model)
+                or (other.model.role is Role.SIDE and other.id > draft.id)
+            ):
                 continue
             if {"url"} <= draft.values.keys() & other.values.keys() and _place(draft) == _place(other):
                 yield Finding(
@@ -157,6 +161,11 @@ def _sharing(drafts: Sequence[Draft]) -> Iterator[Finding]:
                 )
             elif isinstance(draft.model.run, OwnUnit) and draft.model.run == other.model.run:
                 yield Finding(draft.file, "unit", f"must not be shared by a side model; {other.file} has the same unit")
+
+
+def _fellows(one: Model, other: Model) -> bool:
+    """Whether both are tenants of one server: there address and unit are the server's."""
+    return one.tenant and other.tenant and one.unit == other.unit
 
 
 def _place(draft: Draft) -> tuple[str, int]:

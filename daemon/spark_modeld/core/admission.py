@@ -15,7 +15,8 @@ _GIB = 1 << 30
 class Holder:
     """A model that is alive: what it was admitted for, and what it is seen to hold (None: nobody can say).
 
-    ``loading`` models have been promised memory that a reading does not show as taken yet.
+    ``loading`` models have been promised memory that a reading does not show as taken yet. ``remedy`` says how to be
+    rid of one that is none of ours.
     """
 
     model: str
@@ -23,6 +24,7 @@ class Holder:
     held: int | None
     large: bool
     loading: bool
+    remedy: str = ""
 
     @property
     def gives_back(self) -> int:
@@ -41,10 +43,24 @@ def is_large(footprint: Footprint, memory: MemorySettings, total: int) -> bool:
 
 
 def held_by(model: str, reading: Reading) -> int | None:
-    """Bytes of GPU memory this model's processes hold, None where that cannot be seen."""
+    """Bytes that its server says it holds, or GPU memory of its processes; None where neither can be seen."""
+    if listed := [entry.bytes for entry in reading.loaded if entry.model == model]:
+        return sum(listed)
     amounts = [p.bytes for p in reading.processes if p.model == model]
     known = [a for a in amounts if a is not None]
     return sum(known) if amounts and len(known) == len(amounts) and not reading.stale else None
+
+
+def strangers(reading: Reading, memory: MemorySettings) -> tuple[Holder, ...]:
+    """Models that are not in the catalog, which other clients had our servers load."""
+    found = []
+    for entry in reading.loaded:
+        if entry.model is None:
+            footprint = Footprint(entry.bytes, Basis.MEASURED)
+            large = is_large(footprint, memory, reading.total)
+            remedy = f"`ollama stop {entry.name}` unloads it"
+            found.append(Holder(f"{entry.name} on {entry.unit}", footprint, entry.bytes, large, False, remedy))
+    return tuple(found)
 
 
 def admit(
@@ -61,7 +77,7 @@ def admit(
 
     ``leaving`` give their memory back first, ``staying`` keep it. ``force`` skips an estimate, never the floor.
     """
-    staying = tuple(staying)
+    staying = (*staying, *strangers(reading, memory))
     if is_large(need, memory, reading.total):
         others = [h for h in staying if h.large]
         if others:
@@ -81,10 +97,15 @@ def _large_parallel(model: str, need: Footprint, others: list[Holder], large: in
     size = gib(need.bytes) if need.basis is not Basis.UNKNOWN else "of unknown size"
     detail = (
         f"{model} ({size}) is large, and so is {names}, which is running: "
-        f"two models of {gib(large)} or more never run together. Switch instead of starting beside it."
+        f"two models of {gib(large)} or more never run together. {_what_to_do(others)}."
     )
     extra = {"needed": need.bytes, "large": large, "holders": [_holder(h) for h in others]}
     return Problem(Code.LARGE_PARALLEL, detail, extra)
+
+
+def _what_to_do(others: list[Holder]) -> str:
+    remedies = "; ".join(h.remedy for h in others if h.remedy)
+    return remedies[:1].upper() + remedies[1:] or "Switch instead of starting beside it"
 
 
 def _memory_refused(
@@ -104,8 +125,13 @@ def _memory_refused(
         f"- {gib(need.bytes)} would leave less than the reserve of {gib(reserve)}; {gib(missing)} short."
     )
     known = {h.model for h in staying}
+    servers = {entry.unit for entry in reading.loaded}
     holders: list[dict[str, object]] = [_holder(h) for h in staying]
-    holders += [_process(p, p.model, "gpu") for p in reading.processes if p.model is None or p.model not in known]
+    holders += [
+        _process(p, p.model, "gpu")
+        for p in reading.processes
+        if (p.model is None or p.model not in known) and p.unit not in servers
+    ]
     holders += [_process(p, None, "host") for p in reading.strangers]
     if holders:
         detail += " Held by " + ", ".join(_name(h) for h in holders) + "."

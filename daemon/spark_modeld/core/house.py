@@ -60,10 +60,13 @@ class House:
 
     def holders(self, models: Iterable[str], reading: Reading) -> tuple[Holder, ...]:
         """What these models hold, by this reading."""
-        return tuple(
-            Holder(m, self.footprint(m), held_by(m, reading), self.large(m), self.lives[m].phase in _LOADING)
-            for m in models
-        )
+        return tuple(self._holder(m, reading) for m in models)
+
+    def _holder(self, model: str, reading: Reading) -> Holder:
+        loading = self.lives[model].phase in _LOADING
+        # A server lists a model with all it will take before it has taken it.
+        held = held_by(model, replace(reading, loaded=()) if loading else reading)
+        return Holder(model, self.footprint(model), held, self.large(model), loading)
 
     def admit(
         self, model: str, reading: Reading, *, leaving: Iterable[str] = (), staying: Iterable[str], force: bool = False
@@ -103,7 +106,7 @@ class House:
     def findings(self, model: str) -> tuple[Finding, ...]:
         """What speaks against starting this model now, memory left aside; nothing of one that was not seen yet.
 
-        Whoever of the catalog is alive at its address leaves, or is itself.
+        Whoever of the catalog is alive at its address leaves, or is itself. Where a tenant answers, its server listens.
         """
         appraisal = self.appraisals.get(model)
         if appraisal is None:
@@ -111,7 +114,7 @@ class House:
         spec, listener = self.models[model], appraisal.inspection.listener
         place = spec.endpoint
         known = any(self.lives[m].alive for m, other in self.models.items() if other.endpoint == place)
-        if listener is None or known:
+        if listener is None or known or spec.tenant:
             return appraisal.findings
         return sort((*appraisal.findings, port_taken(spec, listener)))
 
@@ -241,9 +244,9 @@ class House:
                 if at_rest and model not in needed:
                     del self.models[model], self.lives[model]
                     self.leases.pop(model, None)
-            elif new is not old and (at_rest or (new.unit == old.unit and new.role is old.role)):
+            elif new is not old and (at_rest or (new.seat == old.seat and new.role is old.role)):
                 self.models[model] = new
-                if new.unit != old.unit:
+                if new.seat != old.seat:
                     self.lives[model] = Life(Phase.UNKNOWN, now, life.epoch + 1)
 
 

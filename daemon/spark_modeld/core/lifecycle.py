@@ -18,6 +18,9 @@ KILL_SECONDS = 15.0
 """How long a killed unit may take to vanish before it counts as stuck."""
 
 
+UNLOADED = "unloaded"
+"""The result of a unit that is a place on a server of many models, and lost its model."""
+
 ASKED = ""
 """Stands for the path of a job that systemd was asked for and has not named yet."""
 
@@ -544,6 +547,9 @@ def _gone(life: Life, now: Instant) -> tuple[Life, Acts]:
 
 def died(status: UnitStatus, when: str) -> Problem:
     """The problem of a unit that went away by itself."""
+    if status.result == UNLOADED:
+        detail = f"Its server does not hold it any more {when}: another client unloaded it, or had it make room."
+        return Problem(Code.MODEL_FAILED, detail, {"result": status.result})
     how = {"success": "exited", "signal": "was killed by a signal", "core-dump": "dumped core"}.get(
         status.result, f"ended with {status.result}"
     )

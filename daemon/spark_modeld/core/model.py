@@ -160,6 +160,11 @@ class Container:
     start_script: str | None = None
 
 
+def seat_of(unit: str, name: str) -> str:
+    """The seat of the model that a server knows by this name. A name without a tag means the latest."""
+    return f"{unit}/{name}" if ":" in name.rpartition("/")[2] else f"{unit}/{name}:latest"
+
+
 Run = OwnUnit | Launch | Docker | Container
 
 
@@ -191,6 +196,16 @@ class Model:
         if isinstance(self.run, OwnUnit):
             return self.run.unit
         return f"spark-model@{self.id}.service"
+
+    @property
+    def tenant(self) -> bool:
+        """Whether its unit is a server that holds other models too, and stays when this one goes."""
+        return self.engine is EngineKind.OLLAMA and isinstance(self.run, OwnUnit)
+
+    @property
+    def seat(self) -> str:
+        """What stands for it among units: its unit; for a tenant, its place on that server."""
+        return seat_of(self.unit, self.served_model_name) if self.tenant else self.unit
 
     @property
     def endpoint(self) -> tuple[str, int]:
@@ -335,12 +350,28 @@ class HugePages:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """A model that a server of many holds: in bytes, and how much of that is the GPU's.
+
+    ``model`` is its id in the catalog, None for one that is not in it. ``endless``: it stays until it is unloaded.
+    """
+
+    unit: str
+    name: str
+    bytes: int
+    gpu_bytes: int
+    endless: bool = False
+    model: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
     """One measurement of memory, in bytes. ``free`` is MemFree (some engine images gate on it).
 
     ``stale`` says that NVML did not answer in time and ``processes`` are from an earlier reading;
     ``total`` and ``available`` are then still fresh wherever the kernel supplies them. ``strangers``
-    are looked for in thorough readings only, the largest first. ``notes`` say in words what a person should know.
+    are looked for in thorough readings only, the largest first. ``loaded`` is what servers of many models
+    say that they hold. ``notes`` say in words what a person should know.
     """
 
     total: int
@@ -353,6 +384,7 @@ class Reading:
     processes: tuple[GpuProcess, ...] = ()
     strangers: tuple[HostProcess, ...] = ()
     huge_pages: HugePages | None = None
+    loaded: tuple[Loaded, ...] = ()
     notes: tuple[str, ...] = ()
 
 

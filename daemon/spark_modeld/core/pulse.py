@@ -69,7 +69,7 @@ class Pulse:
     def __init__(self, model: Model, now: float, *, patience: float, may_ask: bool) -> None:
         self._model = model
         self._patience = patience
-        self._may_ask = may_ask
+        self._may_ask = self._may_ask_now = may_ask
         self._period = max(0.1, min(PERIOD_SECONDS, patience / _LOOKS))
         self._looked_at = now
         self._answered_at = now
@@ -89,8 +89,13 @@ class Pulse:
         """How long one look may take."""
         return max(1.0, min(10.0, self._patience / 4))
 
-    def looked(self, look: Look, now: float, *, released_at: float | None = None, in_flight: int = 0) -> None:
-        """A look; ``released_at`` is when the last lease was given back, ``in_flight`` how many are held."""
+    def looked(
+        self, look: Look, now: float, *, released_at: float | None = None, in_flight: int = 0, may_ask: bool = True
+    ) -> None:
+        """A look; ``released_at`` is when the last lease was given back, ``in_flight`` how many are held.
+
+        ``may_ask`` False: it is not to be asked for a token at the moment.
+        """
         unseen = now - self._looked_at
         if unseen > 2 * self._period + 3 * self.look_seconds:
             self._answered_at += unseen
@@ -100,9 +105,10 @@ class Pulse:
         self._refusals = self._refusals + 1 if look.reach is Reach.REFUSED else 0
         self._in_flight = in_flight
         self._look = look
+        self._may_ask_now = may_ask and self._may_ask
         if released_at is not None:
             self._flowed_at = max(self._flowed_at, released_at)
-        if moved or (look.reach is Reach.WELL and not self._may_ask):
+        if moved or (look.reach is Reach.WELL and not self._may_ask_now):
             self._answers(now)
 
     def proved(self, proven: Proven, now: float) -> None:
@@ -111,7 +117,7 @@ class Pulse:
             case Proof.GIVEN:
                 self._answers(now)
             case Proof.NOT_OFFERED:
-                self._may_ask = False
+                self._may_ask = self._may_ask_now = False
                 self._answers(now)
             case Proof.FAILED:
                 self._failure = proven.words
@@ -121,7 +127,7 @@ class Pulse:
     def due(self, now: float) -> bool:
         """Whether it is to be asked for one token."""
         reached = self._look.reach in {Reach.WELL, Reach.UNWELL}
-        return self._may_ask and reached and now - self._answered_at >= self._patience / 2
+        return self._may_ask_now and reached and now - self._answered_at >= self._patience / 2
 
     def stalled(self, now: float) -> float | None:
         """For how many seconds it has generated nothing, once that is too long; None while it may be well."""

@@ -1,0 +1,79 @@
+"""A server of many models, as Ollama's API shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from spark_modeld.backends.engine import listed
+from spark_modeld.backends.keys import key_of
+from spark_modeld.core.model import Loaded, Model
+
+if TYPE_CHECKING:
+    from spark_modeld.backends.probe import Probe
+
+_LIST_SECONDS = 2.0
+_KEEP_SECONDS = 10.0
+_ENDLESS_YEARS = 10
+
+
+class OllamaServer:
+    """ports.ModelServer over HTTP.
+
+    ``read_key`` reads the file a model's ``api_key_file`` names: the key, or OSError.
+    """
+
+    def __init__(
+        self, read_key: Callable[[str], str], *, year: Callable[[], int] = lambda: datetime.now().year
+    ) -> None:
+        self._read_key = read_key
+        self._year = year
+
+    async def loaded(self, model: Model) -> tuple[Loaded, ...] | None:
+        """See ports.ModelServer."""
+        async with self._probe(model) as probe:
+            answer = await probe.get("/api/ps", _LIST_SECONDS)
+        entries = listed(answer.document(), "models") if answer.ok else None
+        return None if entries is None else tuple(self._entry(model.unit, e) for e in entries if _name(e))
+
+    async def pin(self, model: Model) -> None:
+        """See ports.ModelServer."""
+        await self._keep(model, -1)
+
+    async def unload(self, model: Model) -> None:
+        """See ports.ModelServer."""
+        await self._keep(model, 0)
+
+    async def _keep(self, model: Model, keep_alive: int) -> None:
+        body = {"model": model.served_model_name, "keep_alive": keep_alive, "stream": False}
+        async with self._probe(model) as probe:
+            await probe.post("/api/generate", body, _KEEP_SECONDS)
+
+    def _entry(self, unit: str, entry: dict[str, Any]) -> Loaded:
+        return Loaded(
+            unit=unit,
+            name=_name(entry),
+            bytes=_bytes(entry.get("size")),
+            gpu_bytes=_bytes(entry.get("size_vram")),
+            endless=self._is_endless(entry.get("expires_at")),
+        )
+
+    def _is_endless(self, expires_at: object) -> bool:
+        """Ollama writes "never" as an instant some centuries away."""
+        year = expires_at[:4] if isinstance(expires_at, str) else ""
+        return year.isdecimal() and int(year) > self._year() + _ENDLESS_YEARS
+
+    def _probe(self, model: Model) -> Probe:
+        from spark_modeld.backends.probe import Probe  # noqa: PLC0415 - aiohttp, which the start does not wait for
+
+        return Probe(model.url, key_of(model, self._read_key)[0])
+
+
+def _name(entry: dict[str, Any]) -> str:
+    name = entry.get("model") or entry.get("name")
+    return name if isinstance(name, str) else ""
+
+
+def _bytes(value: object) -> int:
+    return value if isinstance(value, int) and value > 0 else 0

@@ -1,0 +1,28 @@
+"""Memory, with what is known only to servers of many models."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from spark_modeld import ports
+from spark_modeld.core.model import MemorySource, Reading
+from spark_modeld.tenancy.tenants import Tenants
+
+
+class TenantGauge:
+    """ports.Gauge over another one: its readings say too what the servers hold, and whose it is."""
+
+    def __init__(self, gauge: ports.Gauge, tenants: Tenants) -> None:
+        self._gauge = gauge
+        self._tenants = tenants
+
+    async def read(self, *, thorough: bool = False) -> Reading:
+        """See ports.Gauge. The servers are asked before memory is read: a holder's memory is never free as well."""
+        await self._tenants.refresh()
+        reading = await self._gauge.read(thorough=thorough)
+        loaded = self._tenants.loaded()
+        if not loaded:
+            return reading
+        if reading.source is MemorySource.DISCRETE:
+            loaded = tuple(replace(entry, bytes=entry.gpu_bytes) for entry in loaded)
+        return replace(reading, loaded=loaded)
