@@ -1,0 +1,1 @@
+"""The OpenAI-compatible gateway: one address for every client, relayed to the model that serves."""

@@ -1,0 +1,163 @@
+"""Heads of HTTP/1 messages, read strictly: what two readers could understand in two ways is refused.
+
+One expression per kind of head decides what is well formed, so nothing lenient is left to differ about: no bare CR or
+LF, no NUL, no space before a colon, no folded lines. Field names come out in lower case.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+HEAD_LIMIT = 64 * 1024
+_TARGET_LIMIT = 8 * 1024
+_FIELDS_LIMIT = 128
+
+_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
+_VALUE = rb"[\t\x20-\x7e\x80-\xff]*+\r\n"
+_FIELDS = rb"((?:" + _TOKEN + rb":" + _VALUE + rb")*+)\r\n"
+_REQUEST = re.compile(rb"(" + _TOKEN + rb") ([\x21-\x7e]++) HTTP/1\.([01])\r\n" + _FIELDS)
+_RESPONSE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: (" + _VALUE + rb")|\r\n)" + _FIELDS)
+FIELD_LINE = re.compile(_TOKEN + rb":" + _VALUE)
+# What no longer message can mend: a line end that is none, a NUL.
+_HOPELESS = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)|\x00")
+_LENGTH = re.compile(rb"[0-9]{1,15}")
+_END = b"\r\n\r\n"
+
+Fields = list[tuple[bytes, bytes]]
+
+
+class Malformed(Exception):
+    """Not HTTP as it should be; ``status`` is what a client is answered before its connection is closed."""
+
+    def __init__(self, why: str, status: int = 400) -> None:
+        super().__init__(why)
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request's head. ``length`` is its body's length in bytes, None for a chunked one."""
+
+    method: str
+    target: str
+    http10: bool
+    fields: Fields
+    length: int | None
+    close: bool
+
+    def get(self, name: bytes) -> bytes | None:
+        """The value of a field that may be there once. ``Malformed`` when it is there more often."""
+        return _once(self.fields, name)
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A response's head. ``length`` is None where chunks or the connection's end say how long its body is."""
+
+    status: int
+    reason: bytes
+    fields: Fields
+    length: int | None
+    chunked: bool
+    keep: bool
+
+    @property
+    def bodiless(self) -> bool:
+        """Never followed by a body, whatever its fields say."""
+        return self.status in {204, 304}
+
+
+def end_of_head(buffer: bytes | bytearray) -> int:
+    """Where the first head in ``buffer`` ends, -1 if there is more of it to come. ``Malformed`` if it never will."""
+    end = buffer.find(_END, 0, HEAD_LIMIT)
+    if end >= 0:
+        return end + len(_END)
+    if len(buffer) >= HEAD_LIMIT:
+        raise Malformed(f"The head is over {HEAD_LIMIT // 1024} KiB.", 431)
+    if _HOPELESS.search(buffer):
+        raise Malformed("A line of the head does not end as HTTP wants it.")
+    return -1
+
+
+def parse_request(head: bytes) -> Request:
+    """The request whose head these bytes are, its closing empty line included. ``Malformed``."""
+    match = _REQUEST.fullmatch(head)
+    if match is None:
+        raise Malformed("The head of the request is not HTTP/1.1 as it should be.")
+    if len(match[2]) > _TARGET_LIMIT:
+        raise Malformed(f"The target of the request is over {_TARGET_LIMIT // 1024} KiB.", 414)
+    http10 = match[3] == b"0"
+    fields = _fields(match[4])
+    host = _once(fields, b"host")
+    if host is None and not http10:
+        raise Malformed("The request has no Host.")
+    length, chunked = _framing(fields, http10=http10)
+    return Request(
+        match[1].decode("ascii"),
+        match[2].decode("ascii"),
+        http10,
+        fields,
+        None if chunked else length or 0,
+        http10 or b"close" in listed(fields, b"connection"),
+    )
+
+
+def parse_response(head: bytes) -> Response:
+    """The response whose head these bytes are. ``Malformed``."""
+    match = _RESPONSE.fullmatch(head)
+    if match is None:
+        raise Malformed("The head of the response is not HTTP/1.1 as it should be.")
+    http10 = match[1] == b"0"
+    fields = _fields(match[4])
+    length, chunked = _framing(fields, http10=http10)
+    options = listed(fields, b"connection")
+    keep = b"close" not in options and (not http10 or b"keep-alive" in options)
+    return Response(int(match[2]), (match[3] or b"").rstrip(), fields, length, chunked, keep)
+
+
+def listed(fields: Fields, name: bytes) -> set[bytes]:
+    """The members of a field that is a list, in lower case, however many lines it takes."""
+    values = [value for key, value in fields if key == name]
+    if not values:
+        return set()
+    return {member.strip(b" \t").lower() for value in values for member in value.split(b",")}
+
+
+def _fields(block: bytes) -> Fields:
+    if not block:
+        return []
+    lines = block[:-2].split(b"\r\n")
+    if len(lines) > _FIELDS_LIMIT:
+        raise Malformed(f"The head has more than {_FIELDS_LIMIT} fields.", 431)
+    fields = []
+    for line in lines:
+        name, _, value = line.partition(b":")
+        fields.append((name.lower(), value.strip(b" \t")))
+    return fields
+
+
+def _once(fields: Fields, name: bytes) -> bytes | None:
+    values = [value for key, value in fields if key == name]
+    if not values:
+        return None
+    if len(values) > 1:
+        raise Malformed(f"The field {name.decode()} is there more than once.")
+    return values[0]
+
+
+def _framing(fields: Fields, *, http10: bool) -> tuple[int | None, bool]:
+    """How long the body is: its length in bytes, or that it is chunked. Never both, never guessed."""
+    length = _once(fields, b"content-length")
+    coding = _once(fields, b"transfer-encoding")
+    if coding is not None:
+        if length is not None:
+            raise Malformed("There is a Content-Length beside a Transfer-Encoding.")
+        if http10 or coding.lower() != b"chunked":
+            raise Malformed("The only Transfer-Encoding is chunked, and only in HTTP/1.1.")
+        return None, True
+    if length is None:
+        return None, False
+    if _LENGTH.fullmatch(length) is None:
+        raise Malformed("The Content-Length is not a number.")
+    return int(length), False

@@ -1,0 +1,94 @@
+"""What all requests share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from spark_modeld.core.model import Model, Phase
+from spark_modeld.face import Leases, Snapshot
+from spark_modeld.gateway.access import Access
+from spark_modeld.gateway.directory import Directory
+from spark_modeld.gateway.record import Record, Recorder
+from spark_modeld.gateway.tally import Tally
+from spark_modeld.gateway.upstream import Pool
+
+BODY_LIMIT = 64 << 20
+BODIES_LIMIT = 256 << 20
+
+
+class Wire(Protocol):
+    """What an exchange needs of its client's connection."""
+
+    def write(self, data: bytes) -> None:
+        """Sends, sooner or later."""
+
+    def abort(self) -> None:
+        """Breaks it."""
+
+    def ended(self, keep: bool) -> None:
+        """The exchange is over; ``keep``: another request may come."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a client connected: ``port`` when everything there is for one model."""
+
+    loopback: bool
+    port: int | None = None
+
+
+class House:
+    """One gateway's parts. ``key`` reads an engine's key: OSError, ValueError."""
+
+    def __init__(self, leases: Leases, access: Access, *, key: Callable[[str], str], recorder: Recorder) -> None:
+        self.leases = leases
+        self.access = access
+        self.key = key
+        self.pool = Pool()
+        self.tally = Tally()
+        self.closing = False
+        self._recorder = recorder
+        self._bodies = 0
+        self._directory = Directory(leases.snapshot.catalog)
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The latest."""
+        return self.leases.snapshot
+
+    @property
+    def directory(self) -> Directory:
+        """Of the catalog as it is now."""
+        catalog = self.leases.snapshot.catalog
+        if catalog is not self._directory.catalog:
+            self._directory = Directory(catalog)
+        return self._directory
+
+    def serving(self, model_id: str | None) -> Model | None:
+        """This model, or the occupant, if it serves. Advisory."""
+        snapshot = self.snapshot
+        state = snapshot.models.get(model_id or snapshot.slot_model or "")
+        return state.model if state is not None and state.phase in {Phase.SERVING, Phase.DRAINING} else None
+
+    def hold(self, size: int) -> bool:
+        """Room for so many more bytes of request bodies; False if all of them together would be too many."""
+        if self._bodies + size > BODIES_LIMIT:
+            return False
+        self._bodies += size
+        return True
+
+    def let_go(self, size: int) -> None:
+        """Gives room back."""
+        self._bodies -= size
+
+    @property
+    def bodies_bytes(self) -> int:
+        """Bytes of request bodies that are held now."""
+        return self._bodies
+
+    def record(self, record: Record) -> None:
+        """One request has ended."""
+        self.tally.add(record)
+        self._recorder(record)

@@ -1,0 +1,88 @@
+"""The one field of a request's body that the gateway reads and writes: the model's name.
+
+Everything else in a body stays as it is, byte for byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+
+from spark_modeld.gateway.refusals import Refused, refused
+
+Piece = bytes | bytearray | memoryview
+
+
+class Body(Protocol):
+    """A request's body, understood as far as the gateway has to."""
+
+    @property
+    def model(self) -> str | None:
+        """The model it names, None if it names none."""
+
+    @property
+    def stream(self) -> bool:
+        """Whether it asks for a stream of events."""
+
+    def naming(self, name: str) -> Sequence[Piece]:
+        """The body with this model's name in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opaque:
+    """A body that names no model, or is none of the gateway's business."""
+
+    raw: Piece
+    model: str | None = None
+    stream: bool = False
+
+    def naming(self, name: str) -> Sequence[Piece]:  # noqa: ARG002 - there is no place for it
+        """As it came."""
+        return [self.raw] if len(self.raw) else []
+
+
+class JsonFields:
+    """A JSON object that is small enough to be taken apart at once."""
+
+    __slots__ = ("_fields", "model", "stream")
+
+    _decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+    def __init__(self, raw: bytes | bytearray) -> None:
+        """``Refused`` if it is no JSON object, or its model no name."""
+        try:
+            self._fields = self._decoder.decode(raw)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise not_json() from error
+        named = self._fields.get("model")
+        self.model = None if named is None else name_in(bytes(named))
+        self.stream = bytes(self._fields.get("stream", b"")) == b"true"
+
+    def naming(self, name: str) -> Sequence[Piece]:
+        """The same fields, with the values as they came; of a key that is there twice, the last counts."""
+        self._fields["model"] = msgspec.Raw(msgspec.json.encode(name))
+        return [msgspec.json.encode(self._fields)]
+
+
+def name_in(value: bytes | bytearray) -> str | None:
+    """The name in a JSON value, None for null. ``Refused`` for anything else."""
+    try:
+        name = msgspec.json.decode(value, type=str | None)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise refused(400, "invalid_model", "The model has to be a string.", param="model") from error
+    return checked(name)
+
+
+def checked(name: str | None) -> str | None:
+    """A name that is not longer than any name is; an empty one is none. ``Refused``."""
+    if name is not None and len(name) > 256:
+        raise refused(404, "model_not_found", "There is no model of so long a name.", param="model")
+    return name or None
+
+
+def not_json() -> Refused:
+    """The body is not what it has to be."""
+    return refused(400, "invalid_body", "The body has to be a JSON object.")

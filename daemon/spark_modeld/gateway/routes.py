@@ -1,0 +1,65 @@
+"""Which path means what."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from urllib.parse import unquote
+
+from spark_modeld.gateway.refusals import Refusal, Refused, refused
+
+
+class Kind(StrEnum):
+    """What a request is for."""
+
+    HEALTH = "health"
+    MODELS = "models"
+    MODEL = "model"
+    INFERENCE = "inference"
+    ADMIN = "engine-admin"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What a request is for; ``name`` is the model that ``MODEL`` asks about, ``path`` has no query."""
+
+    kind: Kind
+    path: str
+    name: str = ""
+
+
+_EXACT = frozenset(
+    {"chat/completions", "completions", "embeddings", "responses", "messages", "rerank", "score", "tokenize"}
+)
+_BELOW = ("audio/", "images/")
+_READING = frozenset({"GET", "HEAD"})
+# Two readers may take these for different paths: what is allowed here would be another thing at the engine.
+_AMBIGUOUS = re.compile(r"//|\\|%2f|%5c|%2e|%00|(?:^|/)\.\.?(?:[/;]|$)|#", re.IGNORECASE)
+
+
+def find(method: str, target: str) -> Route:
+    """What the request is for. ``Refused``: 400 for a path that could be read in two ways, 405."""
+    path, _, _ = target.partition("?")
+    if not path.startswith("/") or _AMBIGUOUS.search(path):
+        raise refused(400, "invalid_path", "The path has to be plain: no dot segments, no encoded slashes or dots.")
+    plain = path.removeprefix("/v1/") if path.startswith("/v1/") else path[1:]
+    if plain in _EXACT:
+        return _only(frozenset({"POST"}), method, Route(Kind.INFERENCE, path))
+    if plain.startswith(_BELOW):
+        return _only(_READING | {"POST"}, method, Route(Kind.INFERENCE, path))
+    if plain == "models":
+        return _only(_READING, method, Route(Kind.MODELS, path))
+    if path == "/health":
+        return _only(_READING, method, Route(Kind.HEALTH, path))
+    if plain.startswith("models/") and method in _READING:
+        return Route(Kind.MODEL, path, unquote(plain.removeprefix("models/")))
+    return Route(Kind.ADMIN, path)
+
+
+def _only(methods: frozenset[str], method: str, route: Route) -> Route:
+    if method in methods:
+        return route
+    allow = ", ".join(sorted(methods))
+    message = f"This path takes {allow} only."
+    raise Refused(Refusal(status=405, code="method_not_allowed", message=message, allow=allow))

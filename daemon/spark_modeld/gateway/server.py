@@ -1,0 +1,144 @@
+"""The gateway: its listeners, its clients, its limits and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import socket
+
+import structlog
+
+from spark_modeld.face import Leases
+from spark_modeld.gateway import record
+from spark_modeld.gateway.access import Access, TokenVerifier
+from spark_modeld.gateway.connection import Connection
+from spark_modeld.gateway.house import House, Place
+from spark_modeld.gateway.keys import Keys
+from spark_modeld.gateway.listeners import Listener
+from spark_modeld.gateway.tally import Tally
+
+_LOG = structlog.get_logger(__name__)
+
+CONNECTIONS_LIMIT = 4096
+DRAIN_SECONDS = 60.0
+_SWEEP_SECONDS = 1.0
+_HEARING_SECONDS = 1.0
+
+
+class Gateway:
+    """Serves from ``listen`` to ``close``. To be made and used on the running loop."""
+
+    def __init__(self, leases: Leases, tokens: TokenVerifier, *, recorder: record.Recorder = record.write) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._house = House(leases, Access(tokens, self._loop.time), key=Keys().read, recorder=recorder)
+        self._listeners: dict[socket.socket, Listener] = {}
+        self._clients: set[Connection] = set()
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._emptied = asyncio.Event()
+
+    @property
+    def tally(self) -> Tally:
+        """The counters."""
+        return self._house.tally
+
+    @property
+    def wrong_tokens(self) -> int:
+        """How many requests came with a token that is none."""
+        return self._house.access.failures
+
+    @property
+    def connections(self) -> int:
+        """Clients connected now."""
+        return len(self._clients)
+
+    @property
+    def upstreams(self) -> int:
+        """Connections to engines that are open now."""
+        return self._house.pool.connections
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of request bodies that are held now."""
+        return self._house.bodies_bytes
+
+    def listen(self, sock: socket.socket, *, port: int | None = None) -> None:
+        """Serves a listening socket; ``port`` if everything there is for the model with that gateway port.
+
+        The socket is the caller's to close, after ``leave`` or ``close``.
+        """
+        place = Place(_is_loopback(sock), port)
+        listener = Listener(sock, lambda: self._client(place), lambda: CONNECTIONS_LIMIT - len(self._clients))
+        self._listeners[sock] = listener
+        listener.open()
+
+    def leave(self, sock: socket.socket) -> None:
+        """Accepts no more from a socket; who is connected stays."""
+        self._listeners.pop(sock).shut()
+
+    async def close(self, drain_seconds: float = DRAIN_SECONDS) -> None:
+        """Accepts no more, lets what is under way end (``drain_seconds``), and ends the rest with an error.
+
+        Whoever has connected and has not asked yet is heard (1 s): a restart refuses no connection.
+        """
+        listeners = tuple(self._listeners.values())
+        for listener in listeners:
+            listener.shut()
+        await asyncio.gather(*(listener.joined() for listener in listeners))
+        self._listeners.clear()
+        self._house.closing = True
+        for client in tuple(self._clients):
+            if client.heard:
+                client.close_idle()
+            else:
+                client.deadline = min(client.deadline, self._loop.time() + _HEARING_SECONDS)
+        await self._empty(drain_seconds)
+        for client in tuple(self._clients):
+            client.abandon()
+        await self._empty(_HEARING_SECONDS)
+        for client in tuple(self._clients):
+            client.abort()
+        self._house.pool.close()
+        await self._empty(_HEARING_SECONDS)
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None
+
+    async def _empty(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._clients:
+                    self._emptied.clear()
+                    await self._emptied.wait()
+
+    def _client(self, place: Place) -> Connection:
+        client = Connection(self._house, place, self._gone)
+        self._clients.add(client)
+        if self._sweeper is None:
+            self._sweeper = self._loop.call_later(_SWEEP_SECONDS, self._sweep)
+        return client
+
+    def _gone(self, client: Connection) -> None:
+        self._clients.discard(client)
+        if not self._clients:
+            self._emptied.set()
+        for listener in self._listeners.values():
+            if listener.full:
+                listener.open()
+
+    def _sweep(self) -> None:
+        """Looks at every deadline, once a second while there is anything to look at."""
+        now = self._loop.time()
+        for client in [each for each in self._clients if each.deadline <= now]:
+            client.overdue()
+        self._house.pool.sweep(now)
+        busy = self._clients or self._house.pool.connections
+        self._sweeper = self._loop.call_later(_SWEEP_SECONDS, self._sweep) if busy else None
+
+
+def _is_loopback(sock: socket.socket) -> bool:
+    host = sock.getsockname()[0]
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
