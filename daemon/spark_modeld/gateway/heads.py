@@ -13,9 +13,10 @@ HEAD_LIMIT = 64 * 1024
 _TARGET_LIMIT = 8 * 1024
 _FIELDS_LIMIT = 128
 
+# Possessive only where one character class is repeated: early releases of Python 3.11 get repeated groups wrong.
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
 _VALUE = rb"[\t\x20-\x7e\x80-\xff]*+\r\n"
-_FIELDS = rb"((?:" + _TOKEN + rb":" + _VALUE + rb")*+)\r\n"
+_FIELDS = rb"((?:" + _TOKEN + rb":" + _VALUE + rb")*)\r\n"
 _REQUEST = re.compile(rb"(" + _TOKEN + rb") ([\x21-\x7e]++) HTTP/1\.([01])\r\n" + _FIELDS)
 _RESPONSE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: (" + _VALUE + rb")|\r\n)" + _FIELDS)
 FIELD_LINE = re.compile(_TOKEN + rb":" + _VALUE)

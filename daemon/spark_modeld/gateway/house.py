@@ -42,12 +42,14 @@ class Place:
 class House:
     """One gateway's parts. ``key`` reads an engine's key: OSError, ValueError."""
 
-    def __init__(self, leases: Leases, access: Access, *, key: Callable[[str], str], recorder: Recorder) -> None:
+    def __init__(
+        self, leases: Leases, access: Access, tally: Tally, *, key: Callable[[str], str], recorder: Recorder
+    ) -> None:
         self.leases = leases
         self.access = access
         self.key = key
         self.pool = Pool()
-        self.tally = Tally()
+        self._tally = tally
         self.closing = False
         self._recorder = recorder
         self._bodies = 0
@@ -90,5 +92,5 @@ class House:
 
     def record(self, record: Record) -> None:
         """One request has ended."""
-        self.tally.add(record)
+        self._tally.add(record)
         self._recorder(record)

@@ -17,9 +17,11 @@ STEP_BYTES = 256 * 1024
 _KEY_LIMIT = 4 * 1024
 
 _SPACE = re.compile(rb"[ \t\r\n]*+")
-_STRING = re.compile(rb'"(?:[^"\\\x00-\x1f]++|\\.)*+"')
-_IN_STRING = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
-_OUTSIDE = re.compile(rb'(?:[^"{}\[\]]++|"(?:[^"\\]++|\\.)*+")*+', re.DOTALL)
+# Possessive only where one character class is repeated: early releases of Python 3.11 get repeated groups wrong.
+_STRING = re.compile(rb'"[^"\\\x00-\x1f]*+(?:\\.[^"\\\x00-\x1f]*+)*"')
+_REST_OF_STRING = rb'[^"\\]*+(?:\\.[^"\\]*+)*'
+_IN_STRING = re.compile(_REST_OF_STRING, re.DOTALL)
+_OUTSIDE = re.compile(rb'[^"{}\[\]]*+(?:"' + _REST_OF_STRING + rb'"[^"{}\[\]]*+)*', re.DOTALL)
 _SCALAR = re.compile(rb'[^",:{}\[\] \t\r\n]++')
 _QUOTE, _BACKSLASH, _COMMA, _OPEN, _CLOSE = b'"\\,{}'
 _OPENING = frozenset(b"{[")

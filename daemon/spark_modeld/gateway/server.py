@@ -17,6 +17,7 @@ from spark_modeld.gateway.house import House, Place
 from spark_modeld.gateway.keys import Keys
 from spark_modeld.gateway.listeners import Listener
 from spark_modeld.gateway.tally import Tally
+from spark_modeld.metrics import Metrics
 
 _LOG = structlog.get_logger(__name__)
 
@@ -29,23 +30,17 @@ _HEARING_SECONDS = 1.0
 class Gateway:
     """Serves from ``listen`` to ``close``. To be made and used on the running loop."""
 
-    def __init__(self, leases: Leases, tokens: TokenVerifier, *, recorder: record.Recorder = record.write) -> None:
+    def __init__(
+        self, leases: Leases, tokens: TokenVerifier, metrics: Metrics, *, recorder: record.Recorder = record.write
+    ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._house = House(leases, Access(tokens, self._loop.time), key=Keys().read, recorder=recorder)
+        access = Access(tokens, self._loop.time)
+        tally = Tally(metrics, lambda: access.failures)
+        self._house = House(leases, access, tally, key=Keys().read, recorder=recorder)
         self._listeners: dict[socket.socket, Listener] = {}
         self._clients: set[Connection] = set()
         self._sweeper: asyncio.TimerHandle | None = None
         self._emptied = asyncio.Event()
-
-    @property
-    def tally(self) -> Tally:
-        """The counters."""
-        return self._house.tally
-
-    @property
-    def wrong_tokens(self) -> int:
-        """How many requests came with a token that is none."""
-        return self._house.access.failures
 
     @property
     def connections(self) -> int:

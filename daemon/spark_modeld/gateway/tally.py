@@ -1,43 +1,38 @@
-"""The gateway's counters."""
+"""The gateway's metrics."""
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections import Counter
+from collections.abc import Callable
 
 from spark_modeld.gateway.record import Record
+from spark_modeld.metrics import FIRST_BYTE_BUCKETS, Metrics
 
-BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
-
-
-class FirstBytes:
-    """How long clients of one model waited for the first byte of an answer: a histogram, in seconds."""
-
-    __slots__ = ("counts", "total")
-
-    def __init__(self) -> None:
-        self.counts = [0] * (len(BUCKETS) + 1)
-        self.total = 0.0
-
-    def add(self, seconds: float) -> None:
-        """One more."""
-        self.counts[bisect_left(BUCKETS, seconds)] += 1
-        self.total += seconds
+_PREFIX = "spark_modeld_gateway_"
 
 
 class Tally:
-    """Requests by model and status code, and first bytes by model. A request about no model has model ""."""
+    """Counts requests and how long their first byte took. A request that is about no model has the model ""."""
 
-    def __init__(self) -> None:
-        self.requests: Counter[tuple[str, int]] = Counter()
-        self.first_bytes: dict[str, FirstBytes] = {}
+    def __init__(self, metrics: Metrics, wrong_tokens: Callable[[], int]) -> None:
+        self._requests = metrics.counter(
+            f"{_PREFIX}requests_total", "Requests that ended, by model and HTTP status; 499: hung up", ("model", "code")
+        )
+        self._first_bytes = metrics.histogram(
+            f"{_PREFIX}first_byte_seconds",
+            "Seconds from a complete request to its answer's first byte",
+            ("model",),
+            FIRST_BYTE_BUCKETS,
+        )
+        metrics.gauge(
+            f"{_PREFIX}wrong_tokens",
+            "Requests since the start with a token that is none",
+            (),
+            lambda: {(): float(wrong_tokens())},
+        )
 
     def add(self, record: Record) -> None:
         """One request that has ended."""
         model = record.model or ""
-        self.requests[model, record.status] += 1
-        if record.first_byte is not None and model:
-            histogram = self.first_bytes.get(model)
-            if histogram is None:
-                histogram = self.first_bytes[model] = FirstBytes()
-            histogram.add(record.first_byte)
+        self._requests.add(model, str(record.status))
+        if record.first_byte is not None:
+            self._first_bytes.observe(record.first_byte, model)

@@ -1,0 +1,277 @@
+"""Heads and chunks: what is refused, and that a second reader (llhttp) reads the rest just as we do."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import httptools
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from spark_modeld.gateway.chunks import Chunks
+from spark_modeld.gateway.heads import HEAD_LIMIT, Malformed, end_of_head, listed, parse_request, parse_response
+
+pytestmark = pytest.mark.unit
+
+POST = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n"
+SMUGGLING = {
+    "both lengths": POST + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+    "both, the other way round": POST + b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n",
+    "two lengths": POST + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\n",
+    "the same length twice": POST + b"Content-Length: 5\r\nContent-Length: 5\r\n\r\n",
+    "a list of lengths": POST + b"Content-Length: 5, 5\r\n\r\n",
+    "a sign": POST + b"Content-Length: +5\r\n\r\n",
+    "a negative length": POST + b"Content-Length: -1\r\n\r\n",
+    "a hexadecimal length": POST + b"Content-Length: 0x5\r\n\r\n",
+    "an underscore": POST + b"Content-Length: 1_0\r\n\r\n",
+    "other digits": POST + b"Content-Length: \xd9\xa5\r\n\r\n",
+    "no length": POST + b"Content-Length:\r\n\r\n",
+    "a length past all bounds": POST + b"Content-Length: 18446744073709551621\r\n\r\n",
+    "an unknown coding": POST + b"Transfer-Encoding: gzip\r\n\r\n",
+    "two codings": POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n",
+    "chunked twice": POST + b"Transfer-Encoding: chunked, chunked\r\n\r\n",
+    "a repeated coding": POST + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
+    "identity": POST + b"Transfer-Encoding: identity\r\n\r\n",
+    "a coding that only looks chunked": POST + b"Transfer-Encoding: xchunked\r\n\r\n",
+    "a vertical tab": POST + b"Transfer-Encoding: \x0bchunked\r\n\r\n",
+    "chunks in HTTP/1.0": POST.replace(b"1.1", b"1.0") + b"Transfer-Encoding: chunked\r\n\r\n",
+    "a space before the colon": POST + b"Content-Length : 5\r\n\r\n",
+    "a tab before the colon": POST + b"Transfer-Encoding\t: chunked\r\n\r\n",
+    "a folded line": POST + b"X: a\r\n b\r\n\r\n",
+    "a line that begins with a space": POST + b" Content-Length: 5\r\n\r\n",
+    "NUL": POST + b"X: a\x00b\r\n\r\n",
+    "a bare CR": POST + b"X: a\rContent-Length: 5\r\n\r\n",
+    "a bare LF": POST + b"X: a\nContent-Length: 5\r\n\r\n",
+    "bare LFs only": b"POST / HTTP/1.1\nHost: x\n\n",
+    "no colon": POST + b"Content-Length\r\n\r\n",
+    "no name": POST + b": 5\r\n\r\n",
+    "a name with a space": POST + b"Content Length: 5\r\n\r\n",
+    "two hosts": POST + b"Host: y\r\n\r\n",
+    "no host": b"POST / HTTP/1.1\r\n\r\n",
+    "another version": b"POST / HTTP/1.2\r\nHost: x\r\n\r\n",
+    "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "no version": b"GET /\r\nHost: x\r\n\r\n",
+    "a version in lower case": b"GET / http/1.1\r\nHost: x\r\n\r\n",
+    "two spaces": b"GET  / HTTP/1.1\r\nHost: x\r\n\r\n",
+    "a space at the end": b"GET / HTTP/1.1 \r\nHost: x\r\n\r\n",
+    "a target with a space": b"GET /a b HTTP/1.1\r\nHost: x\r\n\r\n",
+    "a target with a control character": b"GET /\x7f HTTP/1.1\r\nHost: x\r\n\r\n",
+    "a target that is not ASCII": b"GET /\xff HTTP/1.1\r\nHost: x\r\n\r\n",
+    "a method with a colon": b"GE:T / HTTP/1.1\r\nHost: x\r\n\r\n",
+    "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
+}
+
+
+def read(data: bytes) -> Any:
+    end = end_of_head(data)
+    assert end >= 0
+    return parse_request(data[:end])
+
+
+@pytest.mark.parametrize("case", SMUGGLING)
+def test_what_could_be_read_in_two_ways_is_refused(case: str) -> None:
+    with pytest.raises(Malformed) as caught:
+        read(SMUGGLING[case])
+    assert caught.value.status == 400
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (POST + b"X: " + b"a" * HEAD_LIMIT, 431),
+        (POST + b"X: 1\r\n" * 200 + b"\r\n", 431),
+        (b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414),
+    ],
+)
+def test_what_is_too_long_is_refused(head: bytes, status: int) -> None:
+    with pytest.raises(Malformed) as caught:
+        read(head)
+    assert caught.value.status == status
+
+
+def test_a_head_is_read() -> None:
+    request = read(POST + b"X-A:  b c \t\r\nConnection: Keep-Alive , X-A\r\nContent-Length: 007\r\n\r\nrest")
+    assert (request.method, request.target, request.http10, request.length, request.close) == (
+        "POST",
+        "/v1/chat/completions",
+        False,
+        7,
+        False,
+    )
+    assert request.get(b"x-a") == b"b c"
+    assert request.get(b"x-b") is None
+    assert listed(request.fields, b"connection") == {b"keep-alive", b"x-a"}
+
+
+@pytest.mark.parametrize("cut", range(1, len(POST) + 2))
+def test_half_a_head_is_waited_for(cut: int) -> None:
+    assert end_of_head((POST + b"\r\n")[:cut]) == (-1 if cut < len(POST) + 2 else len(POST) + 2)
+
+
+@pytest.mark.parametrize(
+    ("head", "length", "chunked", "keep"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", 5, False, True),
+        (b"HTTP/1.1 200\r\nTransfer-Encoding: Chunked\r\nConnection: close\r\n\r\n", None, True, False),
+        (b"HTTP/1.1 200 \r\n\r\n", None, False, True),
+        (b"HTTP/1.0 404 Not Found\r\nConnection: keep-alive\r\nContent-Length: 0\r\n\r\n", 0, False, True),
+        (b"HTTP/1.0 200 OK\r\n\r\n", None, False, False),
+    ],
+)
+def test_a_response_says_how_long_it_is(head: bytes, length: int | None, chunked: bool, keep: bool) -> None:
+    response = parse_response(head)
+    assert (response.length, response.chunked, response.keep) == (length, chunked, keep)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\n",
+        b"HTTP/1.1 99 OK\r\n\r\n",
+        b"HTTP/1.1 2000 OK\r\n\r\n",
+        b"HTTP/2 200\r\n\r\n",
+        b"ICY 200 OK\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX : 1\r\n\r\n",
+    ],
+)
+def test_an_engines_nonsense_is_refused(head: bytes) -> None:
+    with pytest.raises(Malformed):
+        parse_response(head)
+
+
+# A second reader.
+
+
+class Second:
+    """What llhttp says of a request."""
+
+    def __init__(self, data: bytes) -> None:
+        self.target = b""
+        self.fields: list[tuple[bytes, bytes]] = []
+        self.body = b""
+        self.done = 0
+        parser = httptools.HttpRequestParser(self)
+        parser.feed_data(data)
+        self.method = parser.get_method()
+
+    def on_url(self, url: bytes) -> None:
+        self.target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.fields.append((name.lower(), value.rstrip(b" \t")))
+
+    def on_body(self, body: bytes) -> None:
+        self.body += body
+
+    def on_message_complete(self) -> None:
+        self.done += 1
+
+
+NAMES = st.sampled_from([b"Content-Length", b"Transfer-Encoding", b"Connection", b"X-A", b"Host", b"X A", b"X-A ", b""])
+VALUES = st.one_of(
+    st.sampled_from(
+        [b"5", b"0", b"+5", b"5, 5", b"chunked", b"gzip, chunked", b"close", b" a ", b"a\rb", b"a\nb", b"\0"]
+    ),
+    st.binary(max_size=12),
+)
+LINES = st.lists(st.tuples(NAMES, VALUES), max_size=5)
+
+
+@given(LINES, st.sampled_from([b"\r\n", b"\n", b"\r", b"\r\n "]))
+@example([(b"Content-Length", b"5")], b"\r\n")
+def test_what_is_taken_is_taken_by_llhttp_too_and_means_the_same(
+    lines: list[tuple[bytes, bytes]], ending: bytes
+) -> None:
+    head = b"POST /x HTTP/1.1\r\nHost: h\r\n" + b"".join(n + b": " + v + ending for n, v in lines) + b"\r\n"
+    try:
+        end = end_of_head(head)
+        request = parse_request(head[:end]) if end >= 0 else None
+    except Malformed:
+        return
+    if request is None or end < len(head):
+        return
+    body = b"5\r\nhello\r\n0\r\n\r\n" if request.length is None else b"x" * min(request.length, 100)
+    if request.length is not None and request.length > 100:
+        return
+    second = Second(head + body)
+    assert second.fields == request.fields
+    assert (second.method, second.target) == (b"POST", b"/x")
+    assert second.body == (b"hello" if request.length is None else body)
+    assert second.done == 1
+
+
+# Chunks.
+
+PIECES = st.lists(st.binary(min_size=1, max_size=40), max_size=6)
+
+
+def chunked(pieces: list[bytes], *, extension: bytes = b"", trailers: bytes = b"") -> bytes:
+    body = b"".join(b"%X%b\r\n%b\r\n" % (len(piece), extension, piece) for piece in pieces)
+    return body + b"0\r\n" + trailers + b"\r\n"
+
+
+def cut(data: bytes, cuts: list[int]) -> list[bytes]:
+    places = sorted({c % (len(data) + 1) for c in cuts} | {0, len(data)})
+    return [data[a:b] for a, b in pairwise(places)]
+
+
+@given(
+    PIECES,
+    st.sampled_from([b"", b";a=b", b";x"]),
+    st.sampled_from([b"", b"X: y\r\n", b"X: y\r\nZ: \r\n"]),
+    st.lists(st.integers(0, 1000), max_size=12),
+    st.binary(max_size=20),
+)
+def test_chunks_are_taken_apart_however_they_arrive(
+    pieces: list[bytes], extension: bytes, trailers: bytes, cuts: list[int], after: bytes
+) -> None:
+    chunks = Chunks()
+    got, rest = b"", b""
+    for part in cut(chunked(pieces, extension=extension, trailers=trailers) + after, cuts):
+        if chunks.done:
+            rest += part
+        else:
+            got += b"".join(chunks.feed(part))
+            rest += chunks.rest
+    assert chunks.done
+    assert (got, rest) == (b"".join(pieces), after)
+
+
+BAD_CHUNKS = [
+    b"5\nhello\r\n0\r\n\r\n",
+    b"5\r\nhello0\r\n\r\n",
+    b"5\r\nhelloXX0\r\n\r\n",
+    b"5\r\nhello\n0\r\n\r\n",
+    b"+5\r\nhello\r\n0\r\n\r\n",
+    b"-5\r\nhello\r\n0\r\n\r\n",
+    b"0x5\r\nhello\r\n0\r\n\r\n",
+    b"5 \r\nhello\r\n0\r\n\r\n",
+    b" 5\r\nhello\r\n0\r\n\r\n",
+    b"\r\n5\r\nhello\r\n0\r\n\r\n",
+    b"5;a\nb\r\nhello\r\n0\r\n\r\n",
+    b"5;a\x00\r\nhello\r\n0\r\n\r\n",
+    b"\xd9\xa5\r\nhello\r\n0\r\n\r\n",
+    b"FFFFFFFFFFFFFFFFF\r\n",
+    b"10000000000000005\r\nhello\r\n0\r\n\r\n",
+    b"0\r\nX : y\r\n\r\n",
+    b"0\r\n folded\r\n\r\n",
+    b"0\r\nX: y\nZ: z\r\n\r\n",
+    b"0\r\n" + b"X: " + b"y" * 20000 + b"\r\n\r\n",
+    b"5;" + b"a" * 5000 + b"\r\nhello\r\n0\r\n\r\n",
+]
+
+
+def feed(chunks: Chunks, data: bytes, step: int) -> None:
+    for at in range(0, len(data), step):
+        chunks.feed(data[at : at + step])
+        assert not chunks.done
+
+
+@pytest.mark.parametrize("data", BAD_CHUNKS)
+@pytest.mark.parametrize("step", [1, 3, 10**6])
+def test_bad_chunks_are_refused(data: bytes, step: int) -> None:
+    with pytest.raises(Malformed):
+        feed(Chunks(), data, step)
