@@ -136,8 +136,8 @@ class Exchange:
                 listed = listing(snapshot, self.visitor, only)
                 status, body = 200, msgspec.json.encode({"object": "list", "data": listed})
             else:
-                model = self._house.directory.find(self.route.name) or only
-                if model is None or not self.visitor.may_use(model) or only not in {None, model}:
+                model = self._house.directory.find(self.route.name)
+                if model is None or not self.visitor.may_use(model) or only not in (None, model):
                     raise unknown(self.route.name)
                 status, body = 200, msgspec.json.encode(entry(model, snapshot))
         self.answer.whole(status, body)
