@@ -32,6 +32,7 @@ from spark_modeld.memory.attribution import Owners
 from spark_modeld.memory.containers import Containers
 from spark_modeld.memory.gauge import NvmlGauge
 from spark_modeld.memory.lone_thread import LoneThread
+from spark_modeld.memory.pressure import KernelPressure
 from spark_modeld.metrics import Metrics
 from spark_modeld.ports import Outside
 from spark_modeld.state import StateFile
@@ -85,7 +86,9 @@ class Daemon:
             owners=self._owners,
             user=user,
         )
+        self._pressure = KernelPressure()
         outside = Outside(
+            pressure=self._pressure,
             systemd=systemd,
             gauge=self._gauge,
             prober=Ladder(_read_key),
@@ -142,6 +145,7 @@ class Daemon:
         await runner.close()
         await self._engine.shut_down()
         unhurt = await self._gauge.close()
+        self._pressure.close()
         log.info("spark-modeld ends; models are left as they are")
         status = 0 if stopped else 1
         if not unhurt:

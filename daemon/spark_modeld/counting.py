@@ -38,6 +38,12 @@ class Counting:
             "Models that went down: requested, guard, or the code of what went wrong",
             ("model", "reason"),
         )
+        self._guard_actions = counter(
+            f"{_PREFIX}guard_actions_total",
+            "What the guard said and did: under-floor, stopping, killed-loading",
+            ("action",),
+        )
+        self._under_floor = counter(f"{_PREFIX}memory_under_floor_seconds_total", "Seconds spent under the floor")
         gauge = metrics.gauge
         gauge(f"{_PREFIX}slot_info", "1 for what the slot shows now", ("model", "phase"), self._slot)
         gauge(
@@ -65,6 +71,9 @@ class Counting:
             if before is not None and before.phase is not state.phase:
                 self._moved(model, before.phase, state)
         self._states = snapshot.models
+        for action, count in snapshot.guard.actions:
+            self._guard_actions.values[(action,)] = float(count)
+        self._under_floor.values[()] = snapshot.guard.under_seconds
 
     def ended(self, switch: Switch) -> None:
         """A switch has ended."""

@@ -111,7 +111,7 @@ class Engine:
         self._build(catalog)
         self._writer = self._spawn(self._serve(), "engine")
         with contextlib.suppress(SparkError):
-            self._slot.house.reading = await self._out.gauge.read()
+            self._slot.house.look(await self._out.gauge.read(), self._now())
         if self._config_problem is None:
             await self._connect()
         await self.ping()
@@ -167,6 +167,8 @@ class Engine:
     def _build(self, catalog: Catalog) -> None:
         self._slot = Slot(catalog, self._record, self._now(), new_id=self._new_id)
         self._slot.planner.held = bool(self._boot_id) and self._record.held_boot == self._boot_id
+        if self._record.boot and self._record.boot != self._boot_id:
+            self._slot.machine_went_down(self._now())
         self._units = Units(self._slot, self._out.systemd)
 
     async def _connect(self) -> None:
@@ -213,6 +215,9 @@ class Engine:
                 self._ended(switch)
             case fx.Verdict(ask, problem):
                 self._answer(ask, problem)
+            case fx.Guarded(notice):
+                log.warning(f"memory: {notice.message}", alarm=str(notice.alarm), model=notice.model or "")
+                self._publisher.guarded(notice)
 
     def _publish(self) -> None:
         warnings = tuple(self._warnings.values())
@@ -335,8 +340,8 @@ class Engine:
         self._post(amend)
 
     def _observe(self, reading: Reading) -> fx.Effects:
-        self._slot.observed(reading)
-        return [fx.Save()] if "state-not-saved" in self._warnings else []
+        effects = self._slot.observed(reading, self._now())
+        return [*effects, fx.Save()] if "state-not-saved" in self._warnings else effects
 
     def _say_blind(self, why: str | None) -> None:
         """Whether memory can be read at all, as a warning."""

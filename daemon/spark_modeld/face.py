@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from spark_modeld.core.errors import Problem
 from spark_modeld.core.finding import Finding
+from spark_modeld.core.guard import GuardState
 from spark_modeld.core.model import Catalog, Footprint, LogLine, Model, Phase, Reading, Requester, Switch
 from spark_modeld.core.report import Report
 
@@ -75,6 +76,7 @@ class Snapshot:
     queue: tuple[Waiting, ...] = ()
     models: Mapping[str, ModelState] = field(default_factory=lambda: MappingProxyType({}))
     reading: Reading | None = None
+    guard: GuardState = GuardState()
     bus: str = "lost"
     stopping: bool = False
     warnings: tuple[Warning, ...] = ()

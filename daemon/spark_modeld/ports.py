@@ -140,6 +140,13 @@ class Gauge(Protocol):
         """
 
 
+class Pressure(Protocol):
+    """The kernel's own word that memory is short, where it has one."""
+
+    async def felt(self) -> None:
+        """Returns when tasks were held up for want of memory; never where the kernel does not tell."""
+
+
 @dataclass(frozen=True, slots=True)
 class LadderPassed:
     """The engine answers, under the right name, and generates."""
@@ -266,3 +273,4 @@ class Outside:
     journal: Journal
     inspector: Inspector
     source: CatalogSource
+    pressure: Pressure

@@ -11,6 +11,7 @@ from typing import Any
 from spark_modeld.core.admission import gib, strangers
 from spark_modeld.core.errors import Problem
 from spark_modeld.core.finding import notable
+from spark_modeld.core.guard import GuardState, Notice
 from spark_modeld.core.model import Instant, Reading, Switch
 from spark_modeld.core.slot import Slot
 from spark_modeld.face import Event, ModelState, Snapshot, Warning
@@ -33,6 +34,7 @@ def snapshot_of(slot: Slot, *, warnings: tuple[Warning, ...], config_problem: Pr
         switch=slot.switch,
         models={m: _model_state(slot, m) for m in house.catalog.models if m in house.lives},
         reading=house.reading,
+        guard=slot.warden.state,
         bus="connected" if slot.connected else "lost",
         stopping=slot.stopping,
         warnings=(*warnings, *_warnings(slot)),
@@ -88,9 +90,19 @@ def _warnings(slot: Slot) -> list[Warning]:
         ]
         found += [Warning(code="gauge", message=note) for note in reading.notes]
         reserve = house.catalog.settings.memory.reserve.of(reading.total)
-        if reading.available < reserve:
+        floor = house.catalog.settings.memory.floor.of(reading.total)
+        guard = slot.warden.state
+        if guard.under_since is not None:
+            found.append(Warning(code="memory-under-floor", message=_under_floor(guard, reading.available, floor)))
+        elif reading.available < reserve:
             message = f"Only {gib(reading.available)} of memory are available, less than the reserve of {gib(reserve)}."
             found.append(Warning(code="memory-under-reserve", message=message))
+    for model in house.models:
+        if house.exhausted(model) and house.lives[model].idle:
+            message = (
+                f"{model} failed {house.tries(model).failures} times in a row and waits for a person to switch to it."
+            )
+            found.append(Warning(code="waits-for-a-person", message=message))
     for model, spec in house.models.items():
         status = house.lives[model].status
         if status and status.need_reload:
@@ -102,6 +114,14 @@ def _warnings(slot: Slot) -> list[Warning]:
             message = f"{model} runs with its old configuration until it is stopped."
             found.append(Warning(code="configuration-pending", message=message))
     return found
+
+
+def _under_floor(guard: GuardState, available: int, floor: int) -> str:
+    since = f"Memory is under the floor of {gib(floor)} since {rfc3339(guard.under_since or 0.0)}"
+    left = f"{since}; {gib(available)} are available"
+    if guard.helpless:
+        return f"{left}. There is nothing that the guard may stop."
+    return f"{left}. From {rfc3339(guard.next_stop or 0.0)} on, the guard stops models."
 
 
 def rfc3339(wall: float) -> str:
@@ -124,6 +144,7 @@ def switch_data(switch: Switch) -> dict[str, Any]:
         "error": switch.error.as_dict() if switch.error else None,
         "rollback": {"model": switch.rollback.model, "phase": str(switch.rollback.phase)} if switch.rollback else None,
         "timings": dict(switch.timings),
+        "reason": switch.reason,
     }
 
 
@@ -214,6 +235,19 @@ class Publisher:
             emit("config", {"ok": snapshot.config_problem is None, "models": sorted(snapshot.catalog.models)})
         for listener in self.listeners:
             listener(snapshot)
+
+    def guarded(self, notice: Notice) -> None:
+        """The guard said something."""
+        self.events.emit(
+            "memory",
+            {
+                "alarm": str(notice.alarm),
+                "message": notice.message,
+                "model": notice.model,
+                "available": notice.available,
+                "floor": notice.floor,
+            },
+        )
 
     def ended(self, switch: Switch) -> None:
         """A switch has ended: the last event of its story."""

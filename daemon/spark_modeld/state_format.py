@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import tomli_w
@@ -49,6 +49,7 @@ class _Switch(msgspec.Struct, rename={"from_model": "from"}):
     actor: str | None = None
     force: bool = False
     noop: bool = False
+    reason: str | None = None
     finished_at: datetime | None = None
     outcome: Outcome | None = None
     error: _Problem | None = None
@@ -70,6 +71,8 @@ class _Record(msgspec.Struct):
     held_boot: str = ""
     switch: _Switch | None = None
     measured: dict[str, _Measured] = {}
+    failures: dict[str, Annotated[int, msgspec.Meta(ge=0)]] = {}
+    boot: str = ""
     history: list[str] = []
 
 
@@ -90,10 +93,12 @@ class Renderer:
             "desired": record.desired,
             "last_good": record.last_good,
             "held_boot": record.held_boot,
+            "boot": record.boot,
         }
         tables = {
             "switch": _switch_table(record.switch) if record.switch is not None else None,
             "measured": {model: _measured_out(measured) for model, measured in record.measured.items()},
+            "failures": dict(record.failures),
         }
         head, tail = tomli_w.dumps(_without_none(values)), tomli_w.dumps(_without_none(tables))
         # The last words of an engine may hold lone surrogates.
@@ -123,6 +128,8 @@ def _record_in(record: _Record) -> Record:
         held_boot=record.held_boot,
         switch=_switch_in(record.switch) if record.switch is not None else None,
         history=tuple(_switch_in(switch) for switch in history),
+        failures=MappingProxyType(record.failures),
+        boot=record.boot,
         measured=MappingProxyType({model: _measured_in(measured) for model, measured in record.measured.items()}),
     )
 
@@ -156,6 +163,7 @@ def _switch_out(switch: Switch) -> dict[str, Any]:
             "outcome": switch.outcome,
             "force": switch.force,
             "noop": switch.noop,
+            "reason": switch.reason,
             "timings": dict(switch.timings),
             "rollback": {"model": rollback.model, "phase": rollback.phase} if rollback is not None else None,
             "error": _problem_out(error) if error is not None else None,
@@ -180,6 +188,7 @@ def _switch_in(switch: _Switch) -> Switch:
         rollback=Rollback(model=rollback.model, phase=rollback.phase) if rollback is not None else None,
         timings=MappingProxyType(switch.timings),
         noop=switch.noop,
+        reason=switch.reason,
     )
 
 

@@ -23,6 +23,7 @@ log = structlog.get_logger()
 
 _FLOOR_PERIOD = 0.2
 _IDLE_PERIOD = 10.0
+_SHORT_PERIOD = 1.0
 _NO_READING_PAUSE = 1.0
 _HASTE = 0.1
 
@@ -92,11 +93,24 @@ class Watches:
         self._spawn(look(), "glance")
 
     async def sample(self, observe: Callable[[Reading], Effects]) -> None:
-        """The slow look at memory while nothing happens."""
+        """The slow look at memory while nothing happens: closer while it is short, at once under pressure."""
+        period = _IDLE_PERIOD
         while True:
-            await self._out.clock.sleep(_IDLE_PERIOD)
+            await self._pause(period)
             reading = await self._reading()
             self._post(_given(observe, reading))
+            reserve = self._slot().house.catalog.settings.memory.reserve.of(reading.total)
+            period = _SHORT_PERIOD if reading.available < reserve else _IDLE_PERIOD
+
+    async def _pause(self, seconds: float) -> None:
+        ways = (self._out.clock.sleep(seconds), self._out.pressure.felt())
+        tasks = [asyncio.ensure_future(way) for way in ways]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     def _now(self) -> Instant:
         return self._out.clock.now()

@@ -186,7 +186,7 @@ async def test_models(control: Control) -> None:
     assert [m["id"] for m in shown] == ["embed", "llama-70b", "qwen"]
     one = (await control.call("GET", "/api/models/qwen")).json
     assert one == shown[2]
-    assert one["footprint"] == {"bytes": 38 * GIB, "basis": "declared"}
+    assert one["footprint"] == {"bytes": 38 * GIB, "basis": "declared", "note": None, "taken_at": None}
     assert (one["state"], one["role"], one["engine"], one["large"], one["default"]) == (
         "serving", "slot", "sglang", True, True,
     )  # fmt: skip

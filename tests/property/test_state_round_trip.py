@@ -52,6 +52,7 @@ SWITCHES = st.builds(
     rollback=st.none() | st.builds(Rollback, model=TEXT, phase=st.sampled_from(SwitchPhase)),
     timings=st.dictionaries(TEXT, SECONDS, max_size=3).map(MappingProxyType),
     noop=st.booleans(),
+    reason=st.none() | TEXT,
 )
 RECORDS = st.builds(
     Record,
@@ -60,6 +61,8 @@ RECORDS = st.builds(
     held_boot=TEXT,
     switch=st.none() | SWITCHES,
     history=st.lists(SWITCHES, max_size=3).map(tuple),
+    failures=st.dictionaries(TEXT, st.integers(0, 9), max_size=3),
+    boot=TEXT,
     measured=st.dictionaries(
         TEXT, st.builds(Measured, st.integers(0, 1 << 50), WALL, st.none() | st.integers(1, 1 << 30), TEXT), max_size=3
     ),

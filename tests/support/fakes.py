@@ -22,6 +22,7 @@ from spark_modeld.core.model import (
     Amount,
     Catalog,
     EngineKind,
+    GpuProcess,
     Instant,
     Launch,
     Loaded,
@@ -303,6 +304,7 @@ class FakeGauge:
     def __init__(self, clock: FakeClock, systemd: FakeSystemd, source: FakeSource) -> None:
         self.failure: Problem | None = None
         self.available: int | None = None
+        self.processes: tuple[GpuProcess, ...] = ()
         self._clock, self._systemd, self._source = clock, systemd, source
 
     async def read(self, *, thorough: bool = False) -> Reading:
@@ -317,7 +319,23 @@ class FakeGauge:
             free=available,
             source=MemorySource.UNIFIED,
             taken_at=self._clock.now(),
+            processes=self.processes,
         )
+
+
+class FakePressure:
+    """ports.Pressure: felt when the test says so."""
+
+    def __init__(self) -> None:
+        self._felt = asyncio.Event()
+
+    def feel(self) -> None:
+        """The kernel tells pressure, once."""
+        self._felt.set()
+
+    async def felt(self) -> None:
+        await self._felt.wait()
+        self._felt.clear()
 
 
 class FakeProber:
@@ -505,6 +523,7 @@ class Outside:
         self.systemd = FakeSystemd(self.seen)
         self.source = FakeSource(self.catalog)
         self.gauge = FakeGauge(self.clock, self.systemd, self.source)
+        self.pressure = FakePressure()
         self.prober = FakeProber(self.seen)
         self.vitals = FakeVitals(self.clock)
         self.server = FakeServer(self.seen)
@@ -526,6 +545,7 @@ class Outside:
                 journal=self.journal,
                 inspector=self.inspector,
                 source=self.source,
+                pressure=self.pressure,
             ),
             boot_id=BOOT,
             new_id=lambda: f"sw-{next(numbers)}",

@@ -39,5 +39,7 @@ def record(number: int, history: int = 2) -> Record:
         held_boot="b",
         switch=switch(f"current-{number}"),
         history=tuple(switch(f"{number}-{position}") for position in range(history)),
+        failures={"qwen": 2},
+        boot="boot-1",
         measured={"qwen": Measured(38 << 30, 1_770_000_000.0, 32768, "f"), "a.b": Measured(1, 2.5)},
     )

@@ -42,7 +42,8 @@ def check(report: Report) -> wire.Check:
 
 
 def _footprint(footprint: Footprint) -> wire.Footprint:
-    return wire.Footprint(bytes=footprint.bytes, basis=footprint.basis)
+    taken_at = time(footprint.taken_at) if footprint.taken_at is not None else None
+    return wire.Footprint(bytes=footprint.bytes, basis=footprint.basis, note=footprint.note or None, taken_at=taken_at)
 
 
 def switch(value: Switch) -> wire.Switch:
@@ -61,6 +62,7 @@ def switch(value: Switch) -> wire.Switch:
         outcome=value.outcome,
         error=_problem(value.error),
         rollback=wire.RollbackState(model=rollback.model, phase=rollback.phase) if rollback is not None else None,
+        reason=value.reason,
         timings={phase: round(seconds, 3) for phase, seconds in value.timings.items()},
         noop=value.noop,
         findings=_findings(value.findings),

@@ -77,6 +77,7 @@ class Switch(Struct, kw_only=True):
     outcome: Outcome | None
     error: ProblemJson | None
     rollback: RollbackState | None
+    reason: Annotated[str | None, Meta(description="why, where nobody asked for it")]
     timings: Annotated[dict[str, Seconds], Meta(description="seconds spent in each phase that has ended")]
     noop: bool
     findings: Annotated[list[Finding], Meta(description="what its check found")] = []
@@ -93,6 +94,8 @@ class Footprint(Struct, kw_only=True):
 
     bytes: Bytes
     basis: Basis
+    note: Annotated[str | None, Meta(description="the same in words, where there is more to say")] = None
+    taken_at: Annotated[Time | None, Meta(description="when it was measured")] = None
 
 
 class Finding(Struct, kw_only=True):

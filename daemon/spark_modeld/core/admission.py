@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from spark_modeld.core.errors import Code, Problem
-from spark_modeld.core.model import Basis, Footprint, GpuProcess, HostProcess, MemorySettings, Reading
+from spark_modeld.core.model import Basis, Footprint, GpuProcess, HostProcess, MemorySettings, MemorySource, Reading
 
 _GIB = 1 << 30
 
@@ -72,24 +72,32 @@ def admit(
     leaving: Iterable[Holder] = (),
     staying: Iterable[Holder] = (),
     force: bool = False,
+    coming: int = 0,
+    debts: Sequence[Mapping[str, object]] = (),
 ) -> Problem | None:
     """None if ``available + returned - need >= reserve``, else the refusal.
 
     ``leaving`` give their memory back first, ``staying`` keep it. ``force`` skips an estimate, never the floor.
+    ``coming`` are bytes that models which are gone have still to give back, for whoever can wait for them; ``debts``
+    says of which, whether it is waited for or not.
     """
     staying = (*staying, *strangers(reading, memory))
+    if reading.stale and reading.source is MemorySource.DISCRETE:
+        detail = f"The driver does not answer: how much GPU memory is free for {model} is not known. Try again."
+        return Problem(Code.MEMORY_REFUSED, detail, {"needed": need.bytes, "stale": True})
     if is_large(need, memory, reading.total):
         others = [h for h in staying if h.large]
         if others:
             return _large_parallel(model, need, others, memory.large.of(reading.total))
-    returned = sum(h.gives_back for h in leaving)
+    returned = sum(h.gives_back for h in leaving) + coming
     available = reading.available - sum(h.outstanding for h in staying)
     skip_estimate = force and need.basis in {Basis.ESTIMATED, Basis.UNKNOWN}
     needed = 0 if skip_estimate else need.bytes
     reserve = (memory.floor if skip_estimate else memory.reserve).of(reading.total)
     if available + returned - needed >= reserve:
         return None
-    return _memory_refused(model, need, reading, staying, available=available, returned=returned, reserve=reserve)
+    refusal = _memory_refused(model, need, reading, staying, available=available, returned=returned, reserve=reserve)
+    return _with_debts(refusal, reading, debts)
 
 
 def _large_parallel(model: str, need: Footprint, others: list[Holder], large: int) -> Problem:
@@ -145,6 +153,27 @@ def _memory_refused(
         "holders": holders,
     }
     return Problem(Code.MEMORY_REFUSED, detail, extra)
+
+
+def _with_debts(refusal: Problem, reading: Reading, debts: Sequence[Mapping[str, object]]) -> Problem:
+    """The refusal with what else explains it: memory that did not come back, and memory that is set aside."""
+    detail, extra = refusal.detail, dict(refusal.extra)
+    for debt in debts:
+        owed, expected = debt["outstanding"], debt["expected"]
+        assert isinstance(owed, int)
+        assert isinstance(expected, int)
+        detail += f" Of the {gib(expected)} of {debt['model']}, which is down, {gib(owed)} have not come back."
+    if debts:
+        extra["returning"] = [dict(debt) for debt in debts]
+    if reading.huge_pages is not None:
+        detail += f" {gib(reading.huge_pages.reserved)} more are set aside as huge pages."
+        extra["huge_pages"] = reading.huge_pages.reserved
+    return replace(refusal, detail=detail, extra=extra)
+
+
+def never_started(problem: Problem) -> bool:
+    """Whether this is a refusal, not what became of a start: killed under the floor, it has the curve of readings."""
+    return problem.code in {Code.MEMORY_REFUSED, Code.LARGE_PARALLEL} and "curve" not in problem.extra
 
 
 def _holder(holder: Holder) -> dict[str, object]:

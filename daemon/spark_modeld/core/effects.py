@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from spark_modeld.core.errors import Problem
+from spark_modeld.core.guard import Notice
 from spark_modeld.core.lifecycle import Act
 from spark_modeld.core.model import Switch
 
@@ -62,5 +63,12 @@ class Verdict:
     problem: Problem | None
 
 
-Effect = Do | Arm | Read | Wake | Save | Ended | Verdict
+@dataclass(frozen=True, slots=True)
+class Guarded:
+    """The guard says something: it goes into the log and the event stream."""
+
+    notice: Notice
+
+
+Effect = Do | Arm | Read | Wake | Save | Ended | Verdict | Guarded
 Effects = list[Effect]

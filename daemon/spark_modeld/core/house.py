@@ -6,36 +6,41 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from spark_modeld.core import lifecycle as life_of
-from spark_modeld.core.admission import Holder, admit, held_by, is_large
+from spark_modeld.core.accounts import LOADING, About, Accounts
+from spark_modeld.core.admission import Holder, admit, held_by, is_large, never_started
 from spark_modeld.core.appraisal import Appraisal, Inspection, appraise, port_taken
 from spark_modeld.core.check import Room, memory
-from spark_modeld.core.effects import Arm, Do, Effects, Read
+from spark_modeld.core.effects import Arm, Do, Effects, Read, Save
 from spark_modeld.core.errors import Code, Problem
 from spark_modeld.core.finding import Finding, sort
-from spark_modeld.core.footprint import estimate
+from spark_modeld.core.fingerprint import fingerprint
+from spark_modeld.core.footprint import estimate, flags_of
 from spark_modeld.core.lifecycle import Life, LifeEvent, Limits
 from spark_modeld.core.model import Basis, Catalog, Footprint, Instant, Model, Phase, Reading, Role
+from spark_modeld.core.peaks import with_margin
+from spark_modeld.core.record import Measured
 from spark_modeld.core.report import Report
 from spark_modeld.core.transaction import Attempts
 
-_LOADING = frozenset({Phase.STARTING, Phase.WARMING})
 _HOLDING = frozenset({Phase.SERVING, Phase.DRAINING})
+_MOVING = LOADING | {Phase.STOPPING, Phase.STUCK}
+_ADMITTED = (life_of.FITS, life_of.GATE_PASSED)
 
 
 class House:
     """Lives and what they need. It steps lives and collects their effects; it plans nothing."""
 
-    def __init__(self, catalog: Catalog, measured: Mapping[str, int], now: Instant) -> None:
+    def __init__(self, catalog: Catalog, measured: Mapping[str, Measured], now: Instant) -> None:
         self.catalog = catalog
         self.models: dict[str, Model] = dict(catalog.models)
         self.lives: dict[str, Life] = {m: Life(Phase.UNKNOWN, now) for m in self.models}
         self.leases: dict[str, int] = {}
         self.released_at: dict[str, float] = {}
-        self.measured = dict(measured)
         self.appraisals: dict[str, Appraisal] = {}
-        self.reading: Reading | None = None
+        self.accounts = Accounts(measured)
         self.refusals: dict[str, Problem] = {}
         self.effects: Effects = []
+        self.blamed: dict[str, Problem] = {}
         self._attempts: dict[str, Attempts] = {}
         self._tokens = 0
 
@@ -46,12 +51,18 @@ class House:
         spec = self.models[model]
         if spec.memory is not None:
             return Footprint(spec.memory.of(self.reading.total if self.reading else 0), Basis.DECLARED)
-        if model in self.measured:
-            return Footprint(self.measured[model], Basis.MEASURED)
+        measured = self.accounts.peaks.of(model, self.fingerprint(model))
+        if measured is not None:
+            return with_margin(measured)
         appraisal = self.appraisals.get(model)
         if appraisal is not None and appraisal.estimate is not None:
             return appraisal.estimate.footprint
         return Footprint(0, Basis.UNKNOWN)
+
+    def fingerprint(self, model: str) -> str | None:
+        """What this model's measured footprint holds for; None while nobody has looked at the model."""
+        appraisal = self.appraisals.get(model)
+        return appraisal.inspection.fingerprint if appraisal is not None else None
 
     def large(self, model: str) -> bool:
         """Whether this model is large."""
@@ -63,15 +74,34 @@ class House:
         return tuple(self._holder(m, reading) for m in models)
 
     def _holder(self, model: str, reading: Reading) -> Holder:
-        loading = self.lives[model].phase in _LOADING
+        loading = self.lives[model].phase in LOADING
         # A server lists a model with all it will take before it has taken it.
-        held = held_by(model, replace(reading, loaded=()) if loading else reading)
+        held = self._held(model, replace(reading, loaded=()) if loading else reading)
         return Holder(model, self.footprint(model), held, self.large(model), loading)
 
+    def _held(self, model: str, reading: Reading) -> int | None:
+        held = held_by(model, reading)
+        if held is None and self.lives[model].phase is Phase.STOPPING:
+            # Part of what it held may be among what is available already.
+            return self.accounts.returning.outstanding(model, reading.available)
+        return held
+
     def admit(
-        self, model: str, reading: Reading, *, leaving: Iterable[str] = (), staying: Iterable[str], force: bool = False
+        self,
+        model: str,
+        reading: Reading,
+        *,
+        leaving: Iterable[str] = (),
+        staying: Iterable[str],
+        force: bool = False,
+        wait: bool = False,
     ) -> Problem | None:
-        """Whether this model fits when ``leaving`` have given their memory back and ``staying`` keep theirs."""
+        """Whether this model fits when ``leaving`` have given their memory back and ``staying`` keep theirs.
+
+        With ``wait`` also when those that are gone have given back the rest of theirs.
+        """
+        leaving = tuple(leaving)
+        returning = self.accounts.returning
         return admit(
             model,
             self.footprint(model),
@@ -80,6 +110,8 @@ class House:
             leaving=self.holders(leaving, reading),
             staying=self.holders(staying, reading),
             force=force,
+            coming=returning.total(reading.available, without=leaving) if wait else 0,
+            debts=returning.shown(reading.available),
         )
 
     # What is known before one is tried.
@@ -102,6 +134,7 @@ class House:
                 context=spec.context,
             )
         self.appraisals[model] = appraise(spec, seen, plan)
+        self.accounts.peaks.known_as(model, seen.fingerprint)
 
     def findings(self, model: str) -> tuple[Finding, ...]:
         """What speaks against starting this model now, memory left aside; nothing of one that was not seen yet.
@@ -169,6 +202,20 @@ class House:
 
     # Steps.
 
+    @property
+    def reading(self) -> Reading | None:
+        """The latest reading."""
+        return self.accounts.reading
+
+    def look(self, reading: Reading, now: Instant) -> None:
+        """A reading: it is the latest from here on."""
+        self.accounts.look(reading, now)
+        # Whether it generated all that time is known that much later.
+        unsure = self.catalog.settings.health.stall_timeout
+        for attempts in self._attempts.values():
+            if attempts.prove(now, less=unsure):
+                self.effects.append(Save())
+
     def step(self, model: str, event: LifeEvent, now: Instant) -> None:
         """One event of one life."""
         before = self.lives[model]
@@ -177,6 +224,9 @@ class House:
                 return
             event = life_of.Refused(self.refusals.pop(model, _never_read(model)))
         after, acts = life_of.step(before, event, now, self._limits(model))
+        if after.phase is not before.phase:
+            after = self._explained(model, before, after)
+            self.accounts.moved(model, before, after, now, self._about(model, event))
         self.lives[model] = after
         self.effects += [Do(model, act, after.epoch) for act in acts]
         if after.deadline is not None and (after.epoch, after.deadline) != (before.epoch, before.deadline):
@@ -186,6 +236,36 @@ class House:
         elif before.phase in _HOLDING and after.phase not in _HOLDING:
             # What it stood there for without generating was no service.
             self.tries(model).served(now, less=event.seconds if isinstance(event, life_of.Stalled) else 0.0)
+
+    def _explained(self, model: str, before: Life, after: Life) -> Life:
+        """With what the house knows of its end: that the guard stopped it, or how memory went while it loaded."""
+        if after.phase is Phase.SERVING:
+            self.blamed.pop(model, None)
+        if after.idle and model in self.blamed:
+            return replace(after, problem=self.blamed.pop(model))
+        problem, curve = after.problem, self.accounts.curves.get(model)
+        killed = problem is not None and problem.extra.get("result") in {"oom-kill", "signal"}
+        if problem is not None and killed and before.phase in LOADING and curve is not None:
+            return replace(after, problem=replace(problem, extra={**problem.extra, "curve": curve.points()}))
+        return after
+
+    def _about(self, model: str, event: LifeEvent) -> About:
+        spec = self.models[model]
+        return About(
+            fingerprint=self.fingerprint(model),
+            context=spec.context or flags_of(spec).context,
+            need=self.footprint(model),
+            admitted=event in _ADMITTED,
+            quiet=not any(m != model and life.phase in _MOVING for m, life in self.lives.items()),
+            patience=self.catalog.settings.memory.reclaim_timeout,
+        )
+
+    def keep_measured(self) -> None:
+        """What was measured goes on record, with whatever else does."""
+        peaks = self.accounts.peaks
+        if peaks.changed and not any(isinstance(effect, Save) for effect in self.effects):
+            self.effects.append(Save())
+        peaks.changed = False
 
     def drain(self, now: Instant) -> bool:
         """Tells every draining life without a lease so; True if there was one."""
@@ -206,8 +286,24 @@ class House:
 
     def pardon(self, model: str) -> None:
         """A person asked for this model: its failures are forgotten."""
-        self.tries(model).failures = 0
-        self.tries(model).not_before = 0.0
+        self.tries(model).forgive()
+
+    def blame(self, model: str, problem: Problem, now: Instant) -> None:
+        """Its start failed, or was refused."""
+        refused = never_started(problem)
+        memory = refused or problem.code is Code.MEMORY_REFUSED or "curve" in problem.extra
+        self.tries(model).fail(now, memory=memory, refused=refused)
+
+    def failures(self) -> dict[str, int]:
+        """Failed starts in a row, by model; refusals are none."""
+        return {m: tries.starts for m, tries in self._attempts.items() if tries.starts}
+
+    def room_again(self, model: str) -> bool:
+        """Whether it waits for a person only for want of room, and there is room now."""
+        tries, reading = self.tries(model), self.reading
+        if not tries.refusals or reading is None or tries.starts >= self.catalog.settings.slot.max_start_attempts:
+            return False
+        return self.admit(model, reading, staying=self.alive(model)) is None
 
     def exhausted(self, model: str) -> bool:
         """Whether it failed so often that it waits for a person."""
@@ -230,6 +326,12 @@ class House:
         for model in tuple(self.appraisals):
             if catalog.models.get(model) != self.models.get(model):
                 del self.appraisals[model]
+        for model, old in self.models.items():
+            new = catalog.models.get(model)
+            if new != old:
+                self.tries(model).forgive()
+            if new is None or fingerprint(new) != fingerprint(old):
+                self.accounts.peaks.forget(model)
         for model in catalog.models:
             if model not in self.models:
                 self.models[model] = catalog.models[model]

@@ -307,10 +307,15 @@ class Catalog:
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """What a model needs, in bytes, and where that number comes from."""
+    """What a model needs, in bytes, and where that number comes from.
+
+    ``note`` says more of it in words, ``taken_at`` (Unix seconds) when it was measured.
+    """
 
     bytes: int
     basis: Basis
+    note: str = ""
+    taken_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -441,7 +446,7 @@ class Switch:
     """One transaction that changes the occupant; ``model`` None empties the slot.
 
     ``timings`` has the seconds spent in each phase that has ended. ``findings`` are the warnings and errors
-    of its check.
+    of its check. ``reason`` is why, where nobody asked for it.
     """
 
     id: str
@@ -460,3 +465,4 @@ class Switch:
     timings: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     noop: bool = False
     findings: tuple[Finding, ...] = ()
+    reason: str | None = None

@@ -54,6 +54,7 @@ class Planner:
         requested_by: Requester,
         actor: str | None = None,
         force: bool = False,
+        reason: str | None = None,
     ) -> Switch:
         """A fresh switch in phase ``queued``."""
         return Switch(
@@ -65,6 +66,7 @@ class Planner:
             started_at=now,
             force=force,
             phase_since=now.mono,
+            reason=reason,
         )
 
     def begin(self, tx: Transaction) -> None:
@@ -100,7 +102,7 @@ class Planner:
             self.held = False
         self.tx = None
         if ready:
-            self.reason = None
+            self.reason = Problem(Code.MEMORY_REFUSED, switch.reason, {"guard": True}) if switch.reason else None
         elif outcome is Outcome.ROLLED_BACK or self.standing() is None:
             self.reason = self.reason or tx.error
         self.house.effects += [Ended(switch), Save()]
@@ -158,13 +160,15 @@ class Planner:
             self.answer(tx, objected)
             self._refused(tx, objected, now)
             return
-        refusal = self.house.admit(target, reading, staying=[*others, *sides], force=force)
+        # Who has nothing to lose by it waits for memory that is still coming back.
+        wait = not tx.foreign and not (others and self._kept(self.standing()))
+        refusal = self.house.admit(target, reading, staying=[*others, *sides], force=force, wait=wait and not others)
         if others:
             tx.overlap = refusal is None and self._can_overlap(target, others)
             if tx.beside and not tx.overlap:
                 refusal = refusal or _slot_taken(target, others[0])
             elif not tx.overlap:
-                refusal = self.house.admit(target, reading, leaving=others, staying=sides, force=force)
+                refusal = self.house.admit(target, reading, leaving=others, staying=sides, force=force, wait=wait)
         self.answer(tx, refusal)
         if refusal is not None:
             self._refused(tx, refusal, now)
@@ -183,6 +187,10 @@ class Planner:
         old, new = self.house.models[others[0]], self.house.models[target]
         apart = old.endpoint != new.endpoint and old.unit != new.unit
         return apart and self.house.lives[others[0]].phase is Phase.SERVING
+
+    def _kept(self, standing: str | None) -> bool:
+        """Whether the occupant serves, or could go on serving."""
+        return standing is not None and self.house.lives[standing].phase in _RISING | {Phase.DRAINING}
 
     def _refused(self, tx: Transaction, refusal: Problem, now: Instant) -> None:
         standing = self.standing()
@@ -280,7 +288,7 @@ class Planner:
     def _failed(self, tx: Transaction, problem: Problem, now: Instant) -> None:
         """The target did not come up: the way back, unless the old model never left."""
         assert tx.target is not None
-        self.house.tries(tx.target).fail(now)
+        self.house.blame(tx.target, problem, now)
         named = _named(problem, tx.target, self.house.models[tx.target].unit)
         tx.error = tx.error or named
         standing = self.standing()
@@ -356,8 +364,11 @@ class Planner:
         candidates = (wanted, self.house.catalog.settings.slot.default)
         model = next((m for m in candidates if m in self.house.models and not self.house.exhausted(m)), None)
         if model is None:
-            self._give_up(wanted)
-            return False
+            model = next((m for m in candidates if m in self.house.models and self.house.room_again(m)), None)
+            if model is None:
+                self._give_up(wanted)
+                return False
+            self.house.tries(model).forgive(refusals_only=True)
         ready_at = self.house.tries(model).not_before
         if ready_at > now.mono:
             self.house.effects.append(Wake(ready_at))
@@ -410,6 +421,11 @@ class Planner:
         self.begin(tx)
         if target in up and self.occupant:
             tx.overlap, tx.stage = True, Stage.RAISE
+        elif target is not None and target in self.house.models and self.house.exhausted(target):
+            failures = self.house.tries(target).failures
+            detail = f"{target} is not tried again: it, or the machine while it was loading, failed {failures} times."
+            tx.error = tx.error or _named(Problem(Code.MODEL_FAILED, detail), target, self.house.models[target].unit)
+            self._turn_back(tx)
         elif rolled or (switch.from_model and self._left(switch.from_model)):
             # It was admitted, and what it counted on may come back late: not to be asked for at once a second time.
             tx.stage = Stage.CLEAR

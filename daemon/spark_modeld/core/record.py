@@ -27,7 +27,9 @@ class Record:
 
     ``held_boot`` is the boot id during which somebody stopped the occupant with systemctl: the slot stays empty for
     the rest of that boot. ``switch`` is the one under way, written before its first stop; ``history`` has the last
-    ``HISTORY`` that ended, oldest first.
+    ``HISTORY`` that ended, oldest first. ``failures`` has the failed starts in a row of each model that has any.
+    ``boot`` is the boot id under which it was written, "" by a daemon that was told to end: where it is another one,
+    the machine itself went down, maybe because of the switch under way.
     """
 
     desired: str | None = None
@@ -36,3 +38,5 @@ class Record:
     switch: Switch | None = None
     history: tuple[Switch, ...] = ()
     measured: Mapping[str, Measured] = field(default_factory=lambda: MappingProxyType({}))
+    failures: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    boot: str = ""

@@ -32,6 +32,7 @@ from spark_modeld.core.planner import OPERATORS, Planner
 from spark_modeld.core.record import Record
 from spark_modeld.core.report import Report
 from spark_modeld.core.transaction import Stage, Transaction
+from spark_modeld.core.warden import Warden
 
 Seen = tuple[str, Inspection] | None
 """A model's id, and what was seen of it."""
@@ -52,8 +53,11 @@ class Slot:
     """The serving position, its side models, and at most one switch."""
 
     def __init__(self, catalog: Catalog, record: Record, now: Instant, *, new_id: Callable[[], str]) -> None:
-        self.house = House(catalog, {m: v.bytes for m, v in record.measured.items()}, now)
+        self.house = House(catalog, record.measured, now)
         self.planner = Planner(self.house, record.desired, record.last_good, new_id)
+        self.warden = Warden(self.house, self.planner, self.intruders)
+        for model, failures in record.failures.items():
+            self.house.tries(model).failures = failures
         self.connected = False
         self.opened = False
         self.stopping = False
@@ -99,7 +103,16 @@ class Slot:
             held_boot=boot_id if self.planner.held else "",
             switch=self.switch or self._resume,
             history=history,
+            measured=dict(self.house.accounts.peaks.measured),
+            failures=self.house.failures(),
+            boot="" if self.stopping else boot_id,
         )
+
+    def machine_went_down(self, now: Instant) -> None:
+        """The machine itself ended while the switch on record was under way: maybe its model took it along."""
+        target = self._resume and (self._resume.rollback.model if self._resume.rollback else self._resume.model)
+        if target:
+            self.house.tries(target).fail(now)
 
     # Reports.
 
@@ -146,7 +159,7 @@ class Slot:
 
     def taken(self, token: int, reading: Reading, now: Instant, seen: Seen = None) -> Effects:
         """The reading asked for with ``Read(token)``, and what was seen of the model it is about."""
-        self.house.reading = reading
+        self.house.look(reading, now)
         self._see(seen)
         ask, tx = self._asks.pop(token, None), self.planner.tx
         if ask is not None:
@@ -157,7 +170,7 @@ class Slot:
 
     def room(self, model: str, epoch: int, reading: Reading, now: Instant) -> Effects:
         """A reading for a model that waits for room."""
-        self.house.reading = reading
+        self.house.look(reading, now)
         life, tx = self.house.lives.get(model), self.planner.tx
         if life and life.phase is Phase.RECLAIMING and life.epoch == epoch and self._may_start():
             force = bool(tx and tx.target == model and tx.switch.force)
@@ -170,7 +183,7 @@ class Slot:
 
     def floor(self, model: str, epoch: int, reading: Reading, now: Instant) -> Effects:
         """A reading while this model loads."""
-        self.house.reading = reading
+        self.house.look(reading, now)
         life = self.house.lives.get(model)
         floor = self.house.catalog.settings.memory.floor.of(reading.total)
         if life and life.epoch == epoch and reading.available < floor:
@@ -178,17 +191,23 @@ class Slot:
                 f"Only {gib(reading.available)} of memory were left while {model} was loading, under the floor of "
                 f"{gib(floor)}: it was killed before the machine could freeze. Lower its context or memory flags."
             )
-            extra = {"available": reading.available, "floor": floor}
+            curve = self.house.accounts.curves.get(model)
+            extra = {"available": reading.available, "floor": floor, "curve": curve.points() if curve else []}
+            self.warden.killed(model, detail, reading, floor)
             self.house.step(model, life_of.UnderFloor(Problem(Code.MEMORY_REFUSED, detail, extra)), now)
         return self._settle(now)
 
-    def observed(self, reading: Reading) -> None:
+    def observed(self, reading: Reading, now: Instant) -> Effects:
         """A reading that nobody's start waits for."""
-        self.house.reading = reading
+        self.house.look(reading, now)
+        if self._may_start():
+            self.warden.look(reading, now)
+        return self._settle(now)
 
     def inspected(self, model: str, seen: Inspection, reading: Reading | None = None) -> Effects:
         """What was seen of a model that nobody's start waits for, and the reading that came with it."""
-        self.house.reading = reading or self.house.reading
+        if reading is not None:
+            self.house.look(reading, reading.taken_at)
         self._see((model, seen))
         return []
 
@@ -231,7 +250,7 @@ class Slot:
         )
         if tx is None and self._already(model):
             return self._noop(switch, now)
-        if model is not None:
+        if model is not None and requested_by in OPERATORS:
             self.house.pardon(model)
         if tx:
             plan.supersede(tx, switch.id, now)
@@ -301,6 +320,7 @@ class Slot:
         tx = self.planner.tx
         needed = {tx.target, tx.switch.model, *tx.way_back} if tx else set()
         self.house.follow(frozenset(m for m in needed if m), now)
+        self.house.keep_measured()
         effects, self.house.effects = self.house.effects, []
         return effects
 
@@ -363,8 +383,9 @@ class Slot:
         if ask.model not in self.house.lives or not self.house.lives[ask.model].idle:
             problem: Problem | None = Problem(Code.BUSY, f"{ask.model} changed meanwhile; try again.")
         else:
+            alive = self.house.alive(ask.model)
             problem = objection(ask.model, self.house.findings(ask.model)) or self.house.admit(
-                ask.model, reading, staying=self.house.alive(ask.model)
+                ask.model, reading, staying=alive, wait=not ask.foreign
             )
         if problem is None:
             self.house.step(ask.model, life_of.GATE_PASSED if ask.foreign else life_of.START_WANTED, now)

@@ -89,26 +89,52 @@ class Transaction:
 
 @dataclass(slots=True)
 class Attempts:
-    """Failed starts of one model in a row, and when the next may be tried by ourselves."""
+    """Failed starts of one model in a row, and when the next may be tried by ourselves.
+
+    ``refusals`` are those among them that never started anything: there was no room.
+    """
 
     failures: int = 0
+    refusals: int = 0
     not_before: float = 0.0
     served_since: float | None = None
 
-    def fail(self, now: Instant) -> None:
-        """A start failed, or it went down while serving."""
+    @property
+    def starts(self) -> int:
+        """Those that did start something."""
+        return self.failures - self.refusals
+
+    def fail(self, now: Instant, *, memory: bool = False, refused: bool = False) -> None:
+        """A start failed or was refused, or it went down while serving.
+
+        After want of ``memory`` there is no second try at once, as there is after any other first failure.
+        """
         self.failures += 1
-        self.not_before = now.mono + self._delay()
+        self.refusals += refused
+        self.not_before = now.mono + self._delay(self.failures + memory)
+
+    def forgive(self, *, refusals_only: bool = False) -> None:
+        """Forgets the failures: somebody asked for it, it has proved itself, or there is room now."""
+        self.failures = self.starts if refusals_only else 0
+        self.refusals = 0
+        self.not_before = 0.0
 
     def served(self, now: Instant, *, less: float = 0.0) -> None:
         """It leaves service; having served long enough, ``less`` so many seconds, it counts as one that starts well."""
-        if self.served_since is not None and now.mono - self.served_since - less >= HEALTHY_SECONDS:
-            self.failures = 0
+        self.prove(now, less=less)
         self.served_since = None
 
-    def _delay(self) -> float:
+    def prove(self, now: Instant, *, less: float) -> bool:
+        """Whether it has just served long enough, ``less`` so many seconds, for its failures to be forgotten."""
+        well = self.served_since is not None and now.mono - self.served_since - less >= HEALTHY_SECONDS
+        if not well or not self.failures:
+            return False
+        self.forgive()
+        return True
+
+    def _delay(self, failures: int) -> float:
         """The first failure is tried again at once, each further one waits twice as long."""
-        if self.failures <= 1:
+        if failures <= 1:
             return 0.0
-        doublings = min(self.failures - 2, 10)
+        doublings = min(failures - 2, 10)
         return float(min(_BACKOFF_SECONDS * 2**doublings, _BACKOFF_CAP_SECONDS))
