@@ -26,9 +26,12 @@ class NvmlGauge:
 
     ``meminfo_path`` is the kernel's file or one that stands for it; ``unit_of`` asks systemd for a PID's unit;
     ``owners`` gives who owns which unit and container at the moment; ``user`` is set beside a per-user systemd.
+
     ``deadline`` is how many seconds NVML may take to answer: after that the reading is ``stale``, with the processes
-    of the last answer, and stays so until NVML came back. Where NVML answers with an error, the kernel's numbers are
-    all there is: the reading then has the shape ``host``, no processes, and a note that says why.
+    of the last answer, and stays so until NVML came back. ``patience`` is how many seconds a reading that is not
+    thorough waits: the kernel's number is what a load is watched by, and a wedged machine's driver is slow. Where NVML
+    answers with an error, the kernel's numbers are all there is: the reading then has the shape ``host``, no
+    processes, and a note that says why.
     """
 
     def __init__(
@@ -37,11 +40,13 @@ class NvmlGauge:
         *,
         meminfo_path: str = "/proc/meminfo",
         deadline: float = 2.0,
+        patience: float = 0.1,
         unit_of: UnitOf | None = None,
         owners: Callable[[], Owners] = lambda: _NO_OWNERS,
         user: bool = False,
     ) -> None:
         self.deadline = deadline
+        self.patience = patience
         self._clock = clock
         self._meminfo_path = meminfo_path
         self._nvml = Nvml(lambda: clock.now().mono)
@@ -53,7 +58,7 @@ class NvmlGauge:
 
         self._processes = names()
         self._strangers = Strangers(self._proc, names(), deadline=deadline)
-        self._one_at_a_time = asyncio.Lock()
+        self._asking: asyncio.Task[None] | None = None
         self._survey = Survey()
         self._named: tuple[GpuProcess, ...] = ()
         self._answered_at: Instant | None = None
@@ -63,20 +68,35 @@ class NvmlGauge:
     async def read(self, *, thorough: bool = False) -> Reading:
         """A fresh reading: NVML is asked after this call, the kernel after NVML.
 
-        ``thorough`` looks for strangers too, wherever models live in the machine's own memory.
+        ``thorough`` looks for strangers too, wherever models live in the machine's own memory. Without it, an answer
+        that is not there in ``patience`` is not waited for: what came from NVML is then a moment old.
         SparkError ``internal`` when the kernel's file cannot be read and never could; later on, its last numbers stand
         in, and the reading is ``stale``.
         """
-        async with self._one_at_a_time:
-            look = self._strangers.find(self._clock.now().mono) if thorough else _nobody()
-            strangers, _ = await asyncio.gather(look, self._ask_nvml())
-            self._last = reading = self._compose()
-            return reading if reading.source is MemorySource.DISCRETE else replace(reading, strangers=strangers)
+        look = self._strangers.find(self._clock.now().mono) if thorough else _nobody()
+        strangers, _ = await asyncio.gather(look, self._hear_nvml(thorough=thorough))
+        self._last = reading = self._compose()
+        return reading if reading.source is MemorySource.DISCRETE else replace(reading, strangers=strangers)
 
     async def close(self) -> bool:
         """Ends the gauge's threads. False when one hangs: it ends when its call returns, or with the process."""
+        if self._asking is not None:
+            self._asking.cancel()
+            await asyncio.wait({self._asking})
         closed = await self._thread.close(self._nvml.close, self.deadline)
         return await self._proc.close(lambda: None, self.deadline) and closed
+
+    async def _hear_nvml(self, *, thorough: bool) -> None:
+        """NVML is asked by one task at a time, whoever waits for it and for how long."""
+        if thorough and self._asking is not None:
+            await asyncio.wait({self._asking})  # it was begun before this reading
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._ask_nvml(), name="nvml")
+        asking = self._asking
+        in_no_hurry = thorough or self._answered_at is None
+        await asyncio.wait({asking}, timeout=None if in_no_hurry else self.patience)
+        if asking.done():
+            asking.result()
 
     async def _ask_nvml(self) -> None:
         asked_at = self._clock.now()
