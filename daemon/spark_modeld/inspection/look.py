@@ -110,11 +110,16 @@ def _checkpoint(path: str, who: Account | None, eyes: Eyes) -> tuple[str, Checkp
     denied = list(_denied(Path(path), files, who)) if who is not None else []
     if unread is None:
         return stamp, checkpoint, denied
-    if who is None or denied:
-        return stamp, checkpoint, denied
+    # What could not be read for want of permission says nothing about the checkpoint.
+    return stamp, None, denied or [_unseen(unread, who)]
+
+
+def _unseen(unread: Path, who: Account | None) -> Finding:
     message = f"{own_account().name} may not read {unread}, so the checkpoint is not checked and no need is estimated"
+    if who is not None:
+        message += f"; {who.name}, who runs the model, may"
     hint = 'Let it be read by everybody, or declare memory = "..." in the model\'s file'
-    return stamp, None, [warning("path-unseen", f"{message}; {who.name}, who runs the model, may", hint)]
+    return warning("path-unseen", message, hint)
 
 
 def _unread_by_us(path: Path, files: tuple[Path, ...]) -> Path | None:
