@@ -8,9 +8,9 @@ from itertools import pairwise
 
 import pytest
 
-from spark_modeld.core import diagnosis
 from spark_modeld.core.diagnosis import diagnose
 from spark_modeld.core.redact import redact
+from spark_modeld.core.well_known import WELL_KNOWN
 
 pytestmark = pytest.mark.unit
 
@@ -142,6 +142,7 @@ CASES = [
     # Python
     ("missing-module", "ModuleNotFoundError: No module named 'vllm'"),
     ("missing-module", "/usr/bin/python3: No module named sglang"),
+    ("missing-module", "/opt/vllm/bin/python3.12: No module named vllm"),
     (
         "missing-module",
         "/usr/bin/python3: Error while finding module specification for 'sglang.launch_server' (ModuleNotFoundError: No "
@@ -223,6 +224,7 @@ INFO 06-22 02:54:36 [backends.py:193] Compiling a graph for general shape takes 
 (EngineCore_DP0 pid=3413554) DEBUG 12-01 19:49:03 [v1/worker/gpu_worker.py:484] Free memory on device (43.91/44.4 GiB) on startup. Desired GPU memory utilization is (0.9, 39.96 GiB).
 (APIServer pid=1391815) WARNING 08-19 14:58:41 [__init__.py:1635] Default sampling parameters have been overridden by the model's Hugging Face generation config recommended from the model creator.
 [rank0]:[W609 14:01:53.847994808 ProcessGroupNCCL.cpp:1554] Warning: WARNING: destroy_process_group() was not called before program exit
+/usr/local/lib/python3.12/dist-packages/x/y.py:12: UserWarning: no fast path: No module named 'flash_attn'
 INFO:     Started server process [6593]
 INFO:     Waiting for application startup.
 INFO:     Application startup complete.
@@ -247,7 +249,7 @@ def test_a_well_known_line_is_read(code: str, line: str) -> None:
 
 
 def test_every_reading_has_a_case() -> None:
-    assert {rule.code for rule in diagnosis._RULES} == {code for code, _ in CASES}
+    assert {known.code for known in WELL_KNOWN} == {code for code, _ in CASES}
 
 
 @pytest.mark.parametrize("engine", list(HEALTHY))
@@ -285,5 +287,5 @@ def test_it_is_quick_with_whatever_a_log_holds() -> None:
 
 
 def test_the_codes_are_distinct() -> None:
-    codes = sorted(rule.code for rule in diagnosis._RULES)
+    codes = sorted(known.code for known in WELL_KNOWN)
     assert all(a != b for a, b in pairwise(codes))
