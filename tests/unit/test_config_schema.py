@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from spark_modeld.config import schema
 from spark_modeld.config.fields import MODEL, SETTINGS
 from spark_modeld.config.load import ConfigDirectory
 from spark_modeld.config.reader import keys_of
-from spark_modeld.core.model import Container, Docker, Launch, OwnUnit, Settings
+from spark_modeld.core.model import Container, Docker, EngineKind, Launch, OwnUnit, Settings
 
 pytestmark = pytest.mark.unit
 
@@ -49,6 +50,41 @@ def test_the_examples_are_right_together(tmp_path: Path) -> None:
     catalog = ConfigDirectory(tmp_path).load()
     assert set(catalog.models) == {path.stem for path in EXAMPLES}
     assert {type(model.run) for model in catalog.models.values()} == {OwnUnit, Launch, Docker, Container}
+
+
+def test_the_examples_are_the_setups_people_have(tmp_path: Path) -> None:
+    """Served names and ports that clients know already."""
+    shutil.copytree(ETC / "models.d.examples", tmp_path / "models.d")
+    models = ConfigDirectory(tmp_path).load().models.values()
+    known = {(model.engine, int(model.url.rpartition(":")[2]), model.served_model_name) for model in models}
+    assert known >= {
+        (EngineKind.SGLANG, 30001, "qwen3-32b-nvfp4"),
+        (EngineKind.SGLANG, 30000, "llama4-scout-17b-nvfp4"),
+        (EngineKind.SGLANG, 30001, "deepseek-r1-8b-abliterated-bf16"),
+    }
+    ports = {(engine, port) for engine, port, _ in known}
+    assert ports >= {(EngineKind.VLLM, 8000), (EngineKind.OLLAMA, 11434), (EngineKind.LLAMA_SERVER, 8080)}
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_says_what_to_change(path: Path) -> None:
+    comment = " ".join(line for line in path.read_text().splitlines() if line.startswith("# "))
+    assert len(comment) > 150
+    assert "Change: " in comment
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_names_in_its_command_what_it_serves(path: Path) -> None:
+    """Name and port stand in two places each; they must be the same."""
+    document = tomllib.loads(path.read_text())
+    command = document.get("launch", document.get("docker", {})).get("command")
+    if command is None:
+        return
+    flags = dict(pairwise(command))
+    served = flags.get("--served-model-name", flags.get("--alias"))
+    assert served == document.get("served_model_name", path.stem)
+    assert document["url"].endswith(f":{flags['--port']}")
+    assert document["path"] in command
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
