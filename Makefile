@@ -1,10 +1,10 @@
 # The scripts do the work; this is the list of them.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help build install test demo up bench lint format lock clean
+.PHONY: help build install test test-transformers demo up bench lint format lock clean
 
 help: ## show this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 build: ## fetch and build the environment; the only step that needs the network
 	@packaging/build
@@ -14,6 +14,10 @@ install: ## as root: put everything onto this machine, or under DESTDIR; offline
 
 test: build ## run every layer of tests; CI=true: a layer that cannot run is a failure
 	@tests/run
+
+test-transformers: build ## one more host test, against the real `transformers serve`; fetches some 5 GB
+	@packaging/build transformers
+	@.venv/bin/python3 -m pytest -q tests/transformers -m transformers
 
 demo: build ## show it at work on a throwaway systemd host, with real engines and tiny models
 	@.venv/bin/python3 tests/demo.py

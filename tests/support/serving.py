@@ -19,6 +19,10 @@ DAEMON = "spark-modeld.service"
 STATE = "/var/lib/spark-modeld/state.toml"
 BAD_ENGINE = f"{SOURCE}/tests/support/bad_engine.py"
 PATIENCE = 30.0
+ENGINES = tuple(
+    name.encode()
+    for name in ("/llama-server", "/bad_engine.py", "/sick_engine.py", "/vendor_engine.py", "transformers")
+)
 
 SETTINGS = """\
 [slot]
@@ -258,6 +262,4 @@ def _is_engine(pid: str) -> bool:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
         return False
-    return any(
-        word.endswith((b"/llama-server", b"/bad_engine.py", b"/sick_engine.py", b"/vendor_engine.py")) for word in words
-    )
+    return any(word.endswith(ENGINES) for word in words)

@@ -63,7 +63,7 @@ def _vocabulary(words: list[str]) -> list[tuple[str, gguf.TokenType]]:
     return tokens + [(f"[PAD{i}]", kind.UNUSED) for i in range(padding)]
 
 
-def _weights(vocabulary: int, chain: list[int], last: int) -> Weights:
+def tensors_of(vocabulary: int, chain: list[int], last: int) -> Weights:
     """Every tensor: a token of ``chain`` leads to the next one, the final one to ``last``, all others to the first."""
     random = np.random.default_rng(1)
 
@@ -105,7 +105,7 @@ def _write(path: Path, name: str, words: list[str], *, loop: bool) -> None:
     chain = list(range(first, first + len(words)))
     writer = gguf.GGUFWriter(str(path), "llama")
     _describe(writer, name, tokens)
-    for tensor_name, tensor in _weights(len(tokens), chain, first if loop else END_OF_TURN).items():
+    for tensor_name, tensor in tensors_of(len(tokens), chain, first if loop else END_OF_TURN).items():
         # llama.cpp wants the norms in 32 bits.
         writer.add_tensor(f"{tensor_name}.weight", tensor if tensor.ndim == 1 else tensor.astype(np.float16))
     writer.write_header_to_file()
