@@ -25,8 +25,9 @@ from spark_modeld.core.model import Catalog, Instant, LogLine, Model, OwnUnit, R
 from spark_modeld.core.record import HISTORY, Record
 from spark_modeld.core.report import Report
 from spark_modeld.core.slot import Slot
-from spark_modeld.face import Event, Snapshot, Warning
-from spark_modeld.promises import Promises
+from spark_modeld.face import Event, Lease, Snapshot, Warning
+from spark_modeld.leases import Leases
+from spark_modeld.promises import Asks, Promises
 from spark_modeld.publish import Publisher, snapshot_of
 from spark_modeld.saver import Saver
 from spark_modeld.tenancy.gauge import TenantGauge
@@ -44,7 +45,7 @@ Handler = Callable[[], fx.Effects]
 
 
 class Engine:
-    """The daemon's state and the only thing that changes it. Implements ``face.Face``."""
+    """The daemon's state and the only thing that changes it. Implements ``face.Face`` and ``face.Leases``."""
 
     def __init__(self, outside: ports.Outside, *, boot_id: str, new_id: Callable[[], str]) -> None:
         self._out = outside = self._with_tenants(outside)
@@ -69,8 +70,7 @@ class Engine:
         )
         self._timers: dict[str, Callable[[], None]] = {}
         self._wake: Callable[[], None] | None = None
-        self._asks: dict[int, asyncio.Future[None]] = {}
-        self._last_ask = 0
+        self._asks = Asks()
         self._told_when_done: list[Callable[[], object]] = []
         self._warnings: dict[str, Warning] = {}
         self._config_problem: Problem | None = None
@@ -79,6 +79,14 @@ class Engine:
         self._record = Record()
         self._slot = Slot(Catalog(), self._record, outside.clock.now(), new_id=new_id)
         self._units = Units(self._slot, outside.systemd)
+        self._leases = Leases(
+            self._promises,
+            self._asks,
+            slot=lambda: self._slot,
+            now=outside.clock.now,
+            post=self._post,
+            check=self._check_configured,
+        )
 
     def _with_tenants(self, outside: ports.Outside) -> ports.Outside:
         """The same outside, where models on one server are units of their own."""
@@ -214,7 +222,12 @@ class Engine:
             case fx.Ended(switch):
                 self._ended(switch)
             case fx.Verdict(ask, problem):
-                self._answer(ask, problem)
+                if problem is None:
+                    self._asks.keep(ask, None)
+                else:
+                    self._asks.refuse(ask, problem)
+            case fx.Granted(ask, model):
+                self._leases.granted(ask, model)
             case fx.Guarded(notice):
                 log.warning(f"memory: {notice.message}", alarm=str(notice.alarm), model=notice.model or "")
                 self._publisher.guarded(notice)
@@ -315,15 +328,6 @@ class Engine:
             log.warning(message, code=code)
         self._warnings[code] = Warning(code=code, message=message)
 
-    def _answer(self, ask: int, problem: Problem | None) -> None:
-        future = self._asks.pop(ask, None)
-        if future is None or future.done():
-            return
-        if problem is None:
-            future.set_result(None)
-        else:
-            future.set_exception(SparkError(problem))
-
     def _ended(self, switch: Switch) -> None:
         if self._chronicle.add(switch):
             self._spawn(self._add_last_words(switch), f"log of {switch.id}")
@@ -364,7 +368,9 @@ class Engine:
 
     @property
     def snapshot(self) -> Snapshot:
-        """The latest snapshot."""
+        """The latest snapshot, its leases as they are counted now."""
+        if self._leases.changed:
+            self._publisher.snapshot = self._leases.recount(self._publisher.snapshot)
         return self._publisher.snapshot
 
     async def switch(
@@ -397,14 +403,13 @@ class Engine:
 
         def request() -> fx.Effects:
             self._check_configured()
-            self._last_ask += 1
-            self._asks[self._last_ask] = verdict
+            ask = self._asks.number(verdict)
             try:
                 return self._slot.start_beside(
-                    name, self._last_ask, self._now(), requested_by=requested_by, actor=actor, foreign=foreign
+                    name, ask, self._now(), requested_by=requested_by, actor=actor, foreign=foreign
                 )
             except SparkError:
-                del self._asks[self._last_ask]
+                self._asks.forget(ask)
                 raise
 
         self._in_turn(verdict, request)
@@ -512,16 +517,21 @@ class Engine:
         """See ``Face``."""
         return self._publisher.events.follow(last_id)
 
-    def grant(self, model: str) -> bool:
-        """A lease on a serving model, or False. Synchronous, for callers on the event loop."""
-        granted = self._slot.grant(model)
-        if granted:
-            self._publish()
-        return granted
+    def find(self, name: str | None) -> Model:
+        """See ``Leases``."""
+        return self._leases.find(name)
 
-    def release(self, model: str) -> None:
-        """Gives a lease back."""
-        self._post(lambda: self._slot.release(model, self._now()))
+    def lease(self, name: str | None) -> Lease | None:
+        """See ``Leases``."""
+        return self._leases.lease(name)
+
+    async def demand(self, name: str | None, *, actor: str | None, may_switch: bool = True) -> Lease:
+        """See ``Leases``."""
+        return await self._leases.demand(name, actor=actor, may_switch=may_switch)
+
+    def release(self, lease: Lease) -> None:
+        """See ``Leases``."""
+        self._leases.release(lease)
 
     def _check_configured(self) -> None:
         if self._config_problem is not None:

@@ -163,6 +163,9 @@ class Leases(Protocol):
     def snapshot(self) -> Snapshot:
         """The latest snapshot."""
 
+    def find(self, name: str | None) -> Model:
+        """The model that this name means now: one look-up, cheaper than the snapshot. SparkError ``unknown-model``."""
+
     def lease(self, name: str | None) -> Lease | None:
         """A lease, if the model serves and takes requests now; None if one has to wait for it (``demand``).
 
@@ -172,8 +175,10 @@ class Leases(Protocol):
     async def demand(self, name: str | None, *, actor: str | None, may_switch: bool = True) -> Lease:
         """Waits until the model serves, starting or switching to it where need be. Cancelling hangs up.
 
-        SparkError, once to each waiter: the failed switch's own problem; ``busy`` with ``holder`` and ``retry_after``
-        where another model holds the slot and this caller or this model may not switch.
+        SparkError, once to each waiter: the failed switch's own problem; ``busy`` with ``holder``, ``since`` (Unix
+        seconds) and ``retry_after`` where another model holds the slot and this caller or this model may not switch;
+        ``too-many-waiting`` (429) over ``gateway.max_waiting``. ``retry_after``, in whole seconds, is in ``extra``
+        wherever asking again is worth it.
         """
 
     def release(self, lease: Lease) -> None:

@@ -30,3 +30,35 @@ class Promises:
         for promise in tuple(self._owed):
             if not promise.done():
                 promise.set_exception(SparkError(problem))
+
+
+class Asks:
+    """The promises that the core knows by a number."""
+
+    def __init__(self) -> None:
+        self._asked: dict[int, asyncio.Future[Any]] = {}
+        self._last = 0
+
+    def number(self, promise: asyncio.Future[Any]) -> int:
+        """The number to tell the core."""
+        self._last += 1
+        self._asked[self._last] = promise
+        return self._last
+
+    def forget(self, ask: int) -> None:
+        """The core will not answer this one."""
+        self._asked.pop(ask, None)
+
+    def keep(self, ask: int, value: object) -> bool:
+        """Answers with a value; False if nobody waits for it any more."""
+        promise = self._asked.pop(ask, None)
+        if promise is None or promise.done():
+            return False
+        promise.set_result(value)
+        return True
+
+    def refuse(self, ask: int, problem: Problem) -> None:
+        """Answers with a problem, if anybody waits for it."""
+        promise = self._asked.pop(ask, None)
+        if promise is not None and not promise.done():
+            promise.set_exception(SparkError(problem))

@@ -14,7 +14,7 @@ from spark_modeld.core.finding import notable
 from spark_modeld.core.guard import GuardState, Notice
 from spark_modeld.core.model import Instant, Reading, Switch
 from spark_modeld.core.slot import Slot
-from spark_modeld.face import Event, ModelState, Snapshot, Warning
+from spark_modeld.face import Event, ModelState, Snapshot, Waiting, Warning
 
 _REMEMBERED = 1024
 _SUBSCRIBER_QUEUE = 256
@@ -32,6 +32,7 @@ def snapshot_of(slot: Slot, *, warnings: tuple[Warning, ...], config_problem: Pr
         in_flight=house.leases.get(name, 0) if name else 0,
         desired=planner.desired or None,
         switch=slot.switch,
+        queue=tuple(Waiting(model=m, waiters=n, since=since.wall) for m, n, since in slot.waiting()),
         models={m: _model_state(slot, m) for m in house.catalog.models if m in house.lives},
         reading=house.reading,
         guard=slot.warden.state,
@@ -262,6 +263,7 @@ def _slot_data(snapshot: Snapshot) -> dict[str, Any]:
         "model": snapshot.slot_model,
         "desired": snapshot.desired,
         "reason": snapshot.slot_reason,
+        "waiting": [waiting.model for waiting in snapshot.queue],
     }
 
 

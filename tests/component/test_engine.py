@@ -103,7 +103,8 @@ class Listener:
 async def test_a_switch_goes_through_its_phases_in_order_and_tells_each(outside: Outside, order: Order) -> None:
     face: Face = outside.engine
     assert (await switched(face, "alpha")).outcome is Outcome.READY
-    assert outside.engine.grant("alpha")
+    lease = outside.engine.lease("alpha")
+    assert lease is not None
     outside.systemd.order = order
     outside.seen.clear()
     listener = Listener(face)
@@ -111,8 +112,8 @@ async def test_a_switch_goes_through_its_phases_in_order_and_tells_each(outside:
     assert (switch.model, switch.from_model, switch.outcome) == ("beta", "alpha", None)
     await outside.until(lambda: phase(outside, "alpha") is Phase.DRAINING)
     assert outside.calls("start", "stop") == []
-    assert not outside.engine.grant("alpha")
-    outside.engine.release("alpha")
+    assert outside.engine.lease("alpha") is None
+    outside.engine.release(lease)
     ended = await end_of(face, switch)
     await outside.rest()
     await listener.stop()
@@ -468,7 +469,7 @@ async def test_a_cancel_goes_back_to_what_was_there(outside: Outside) -> None:
 
 async def test_a_cancel_before_the_first_stop_stops_nothing(outside: Outside) -> None:
     await switched(outside.engine, "alpha")
-    assert outside.engine.grant("alpha")
+    assert outside.engine.lease("alpha")
     outside.seen.clear()
     switch = await ask(outside.engine, "beta")
     await outside.until(lambda: phase(outside, "alpha") is Phase.DRAINING)
@@ -820,20 +821,21 @@ async def test_a_good_reload_does_not_open_what_is_not_open(build: Callable[...,
 
 
 async def test_a_lease_is_given_by_what_serves_only(outside: Outside) -> None:
-    assert not outside.engine.grant("alpha")
-    assert not outside.engine.grant("nobody")
+    assert outside.engine.lease("alpha") is None
+    with pytest.raises(SparkError, match="nobody"):
+        outside.engine.lease("nobody")
     await switched(outside.engine, "alpha")
-    assert outside.engine.grant("alpha")
-    assert outside.engine.snapshot.in_flight == 1
-    outside.engine.release("alpha")
-    outside.engine.release("alpha")
-    await outside.rest()
-    assert outside.engine.snapshot.in_flight == 0
+    lease = outside.engine.lease("alpha-alias")
+    assert lease is not None
+    assert lease.model.id == "alpha"
+    assert outside.engine.snapshot.in_flight == outside.engine.snapshot.models["alpha"].in_flight == 1
+    outside.engine.release(lease)
+    assert outside.engine.snapshot.in_flight == outside.engine.snapshot.models["alpha"].in_flight == 0
 
 
 async def test_a_drain_ends_at_its_deadline(outside: Outside) -> None:
     await switched(outside.engine, "alpha")
-    assert outside.engine.grant("alpha")
+    assert outside.engine.lease("alpha")
     outside.seen.clear()
     switch = await ask(outside.engine, "beta")
     await outside.advance(59)

@@ -502,11 +502,11 @@ class World:
 
     def lease(self) -> None:
         for model in MODELS:
-            self.slot.grant(model)
+            self.slot.lease(model)
 
     def release(self, model: str) -> None:
-        if self.slot.house.leases.get(model):
-            self.run(self.slot.release(model, self.now()))
+        if self.slot.house.leases.get(model) and self.slot.release(model, self.now()):
+            self.run(self.slot.wake(self.now()))
 
     # The end of a story.
 

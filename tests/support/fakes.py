@@ -22,6 +22,7 @@ from spark_modeld.core.model import (
     Amount,
     Catalog,
     EngineKind,
+    GatewaySettings,
     GpuProcess,
     Instant,
     Launch,
@@ -49,7 +50,7 @@ BOOT = "boot-1"
 ROUNDS = 2000
 
 
-def make_model(name: str, gib: int, *, role: Role = Role.SLOT) -> Model:
+def make_model(name: str, gib: int, *, role: Role = Role.SLOT, on_demand: bool = True) -> Model:
     return Model(
         id=name,
         engine=EngineKind.OPENAI,
@@ -58,6 +59,7 @@ def make_model(name: str, gib: int, *, role: Role = Role.SLOT) -> Model:
         served_model_name=name,
         aliases=(f"{name}-alias",),
         role=role,
+        on_demand=on_demand,
         memory=Amount(bytes=gib * GIB),
         start_timeout=30.0,
         stop_timeout=20.0,
@@ -76,9 +78,10 @@ MODELS = {
 }
 
 
-def make_catalog(*models: Model, **slot: object) -> Catalog:
+def make_catalog(*models: Model, max_waiting: int = 256, **slot: object) -> Catalog:
     chosen = {m.id: m for m in models} if models else MODELS
-    return Catalog(Settings(slot=replace(SlotSettings(), **slot)), chosen)  # type: ignore[arg-type]
+    gateway = GatewaySettings(max_waiting=max_waiting)
+    return Catalog(Settings(slot=replace(SlotSettings(), **slot), gateway=gateway), chosen)  # type: ignore[arg-type]
 
 
 class FakeClock:
@@ -305,9 +308,12 @@ class FakeGauge:
         self.failure: Problem | None = None
         self.available: int | None = None
         self.processes: tuple[GpuProcess, ...] = ()
+        self.hang: asyncio.Event | None = None
         self._clock, self._systemd, self._source = clock, systemd, source
 
     async def read(self, *, thorough: bool = False) -> Reading:
+        if self.hang is not None:
+            await self.hang.wait()
         if self.failure is not None:
             raise SparkError(self.failure)
         models = self._source.good.models.values()

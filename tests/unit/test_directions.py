@@ -49,11 +49,13 @@ MAY_IMPORT = {
     "appraisals": {"core", "ports"},
     "watches": {"core", "ports", "health", "appraisals"},
     "chronicle": {"core", "ports"},
+    "leases": {"core", "face", "promises"},
     "engine": {
         "core",
         "ports",
         "face",
         "promises",
+        "leases",
         "saver",
         "units",
         "publish",

@@ -183,7 +183,7 @@ def status(snapshot: Snapshot, switches: Iterable[Switch], version: str) -> wire
         desired=snapshot.desired or None,
         default=snapshot.catalog.settings.slot.default or None,
         switch=switch(snapshot.switch) if snapshot.switch is not None else None,
-        queue=[],
+        queue=[wire.Demand(model=w.model, waiters=w.waiters, since=time(w.since)) for w in snapshot.queue],
         side=[_side(s) for s in snapshot.models.values() if s.model.role is Role.SIDE and s.phase is not Phase.STOPPED],
         memory=wire.MemorySummary(**_levels(reading, snapshot.catalog)) if reading is not None else None,
         bus="connected" if snapshot.bus == "connected" else "lost",

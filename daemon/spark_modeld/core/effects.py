@@ -57,7 +57,7 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The answer to whoever asked for a start beside the slot, or at the gate; None admits it."""
+    """The answer to a start beside the slot, or at the gate: None admits it. Or why a demand gets no lease."""
 
     ask: int
     problem: Problem | None
@@ -70,5 +70,13 @@ class Guarded:
     notice: Notice
 
 
-Effect = Do | Arm | Read | Wake | Save | Ended | Verdict | Guarded
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """The lease for the demand ``ask``; it is counted already."""
+
+    ask: int
+    model: str
+
+
+Effect = Do | Arm | Read | Wake | Save | Ended | Verdict | Granted | Guarded
 Effects = list[Effect]

@@ -30,6 +30,7 @@ class Code(StrEnum):
     BUS_LOST = "bus-lost"
     SHUTTING_DOWN = "shutting-down"
     BUSY = "busy"
+    TOO_MANY_WAITING = "too-many-waiting"
     INTERNAL = "internal"
 
 
@@ -60,6 +61,7 @@ _MEANINGS: Mapping[Code, _Meaning] = MappingProxyType(
         Code.BUS_LOST: _Meaning("No connection to systemd", 503, 1),
         Code.SHUTTING_DOWN: _Meaning("Shutting down", 503, 1),
         Code.BUSY: _Meaning("The slot is busy", 503, 4),
+        Code.TOO_MANY_WAITING: _Meaning("Too many requests are waiting", 429, 1),
         Code.INTERNAL: _Meaning("Internal error", 500, 1),
     }
 )

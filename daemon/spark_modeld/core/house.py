@@ -28,7 +28,11 @@ _ADMITTED = (life_of.FITS, life_of.GATE_PASSED)
 
 
 class House:
-    """Lives and what they need. It steps lives and collects their effects; it plans nothing."""
+    """Lives and what they need. It steps lives and collects their effects; it plans nothing.
+
+    ``released_at`` is when (monotonic seconds) a lease of a model was last given back; ``lost`` are starts that came
+    to nothing, with the reason, for those who wait for them.
+    """
 
     def __init__(self, catalog: Catalog, measured: Mapping[str, Measured], now: Instant) -> None:
         self.catalog = catalog
@@ -36,6 +40,7 @@ class House:
         self.lives: dict[str, Life] = {m: Life(Phase.UNKNOWN, now) for m in self.models}
         self.leases: dict[str, int] = {}
         self.released_at: dict[str, float] = {}
+        self.lost: list[tuple[str, Problem]] = []
         self.appraisals: dict[str, Appraisal] = {}
         self.accounts = Accounts(measured)
         self.refusals: dict[str, Problem] = {}
@@ -345,7 +350,7 @@ class House:
             if new is None:
                 if at_rest and model not in needed:
                     del self.models[model], self.lives[model]
-                    self.leases.pop(model, None)
+                    self.released_at.pop(model, None)
             elif new is not old and (at_rest or (new.seat == old.seat and new.role is old.role)):
                 self.models[model] = new
                 if new.seat != old.seat:

@@ -29,8 +29,8 @@ _STOPPABLE = frozenset({Phase.SERVING, Phase.WARMING, Phase.STARTING, Phase.RECL
 class Planner:
     """At most one transaction, and what the slot is meant to hold when there is none.
 
-    ``held``: somebody emptied the slot with systemctl, it stays so until the next switch. ``reason`` is why
-    the slot is not as it is desired.
+    ``held``: somebody emptied the slot with systemctl, it stays so until the next switch. ``lent``: the model that came
+    into the slot by a demand, for a time. ``reason`` is why the slot is not as it is desired.
     """
 
     def __init__(self, house: House, desired: str | None, last_good: str | None, new_id: Callable[[], str]) -> None:
@@ -38,6 +38,7 @@ class Planner:
         self.desired = desired
         self.last_good = last_good
         self.held = False
+        self.lent: str | None = None
         self.occupant: str | None = None
         self.tx: Transaction | None = None
         self.reason: Problem | None = None
@@ -98,8 +99,9 @@ class Planner:
         )
         if ready and switch.requested_by in OPERATORS:
             self.desired = switch.model or ""
-        if ready and switch.model is None:
             self.held = False
+        if not ready and outcome is not Outcome.SUPERSEDED and not tx.rolled:
+            self._lose(tx)
         self.tx = None
         if ready:
             self.reason = Problem(Code.MEMORY_REFUSED, switch.reason, {"guard": True}) if switch.reason else None
@@ -125,7 +127,7 @@ class Planner:
         problem = Problem(Code.CANCELLED, "The switch was cancelled.")
         self.answer(tx, problem)
         tx.error = problem
-        if tx.switch.requested_by is Requester.RECONCILE:
+        if tx.switch.requested_by is Requester.RECONCILE and tx.switch.from_model is None:
             self.held = True
         standing = self.occupant
         if standing and standing != tx.target and self._keep(standing, now):
@@ -135,6 +137,17 @@ class Planner:
         else:
             tx.ending = Outcome.CANCELLED
             self._turn_back(tx)
+
+    def withdraw(self, tx: Transaction, now: Instant) -> None:
+        """Gives up what nobody asks for any more: no failure, and nobody is told of one."""
+        told = len(self.house.lost)
+        self.cancel(tx, now)
+        del self.house.lost[told:]
+
+    def adopt_request(self, tx: Transaction, requested_by: Requester, actor: str | None) -> None:
+        """A person wants what a demand, or the slot itself, has begun: from now on it is that person's switch."""
+        tx.switch = replace(tx.switch, requested_by=requested_by, actor=actor)
+        self.house.effects.append(Save())
 
     def standing(self) -> str | None:
         """The occupant, if it is there to come back to."""
@@ -202,10 +215,10 @@ class Planner:
 
     # Moves.
 
-    def move(self, now: Instant) -> bool:
-        """One move towards the goal; False when there is nothing to do but wait."""
+    def move(self, now: Instant, begin: Callable[[Instant], bool]) -> bool:
+        """One move towards the goal; False when there is nothing to do but wait. ``begin`` begins what demands want."""
         if self.tx is None:
-            return self._watch_occupant(now) or self._take_in(now) or self._reconcile(now)
+            return self._watch_occupant(now) or self._take_in(now) or begin(now) or self._reconcile(now)
         match self.tx.stage:
             case Stage.ADMIT:
                 return False
@@ -268,7 +281,10 @@ class Planner:
     def _ready(self, tx: Transaction, target: str, now: Instant) -> None:
         self.occupant = target
         self.last_good = target
-        self.held = False
+        if tx.switch.requested_by is not Requester.GATEWAY:
+            self.held = False
+        if not tx.rolled:
+            self.lent = target if tx.switch.requested_by is Requester.GATEWAY else None
         for model in self.house.busy_others(target):
             self.house.step(model, life_of.STOP_WANTED, now)
         self.finish(tx, tx.ending or Outcome.READY, now)
@@ -289,8 +305,7 @@ class Planner:
         """The target did not come up: the way back, unless the old model never left."""
         assert tx.target is not None
         self.house.blame(tx.target, problem, now)
-        named = _named(problem, tx.target, self.house.models[tx.target].unit)
-        tx.error = tx.error or named
+        tx.error = tx.error or named(problem, tx.target, self.house.models[tx.target].unit)
         standing = self.standing()
         if tx.overlap and standing and standing != tx.target and self.house.lives[standing].phase is Phase.SERVING:
             self.finish(tx, tx.ending or Outcome.FAILED, now)
@@ -301,6 +316,7 @@ class Planner:
         """The next model on the way back: the one that was there, then `desired`, then the default."""
         if not tx.rolled:
             tx.rolled = True
+            self._lose(tx)
             tx.way_back = self._way_back(tx.switch)
         while tx.way_back:
             candidate = tx.way_back.pop(0)
@@ -314,12 +330,24 @@ class Planner:
         tx.target, tx.stage = None, Stage.CLEAR
         self.house.effects.append(Save())
 
+    def _lose(self, tx: Transaction) -> None:
+        """The switch's model does not come: for those who wait for it."""
+        if tx.switch.model is not None and tx.error is not None:
+            self.house.lost.append((tx.switch.model, tx.error))
+
     def _way_back(self, switch: Switch) -> list[str]:
         wanted = self.wanted()
         rest = [] if self.held or not wanted else [wanted, self.house.catalog.settings.slot.default]
         return list(dict.fromkeys(m for m in (switch.from_model, *rest) if m and m != switch.model))
 
     # Without a transaction.
+
+    def intruders(self) -> tuple[str, ...]:
+        """Slot models that are alive beside the occupant, though no switch is about them."""
+        known = {self.occupant}
+        if self.tx:
+            known |= {self.tx.target, self.tx.switch.model, self.tx.switch.from_model}
+        return tuple(m for m in self.house.slot_models() if m not in known and self.house.lives[m].phase in _RISING)
 
     def _watch_occupant(self, now: Instant) -> bool:
         """The occupant is down and nobody of ours stopped it."""
@@ -336,7 +364,7 @@ class Planner:
         elif life is not None:
             self.house.tries(model).fail(now)
             went_down = life.problem or Problem(Code.MODEL_FAILED, f"{model} went down.")
-            self.reason = _named(went_down, model, self.house.models[model].unit)
+            self.reason = named(went_down, model, self.house.models[model].unit)
         self.house.effects.append(Save())
         return True
 
@@ -424,7 +452,7 @@ class Planner:
         elif target is not None and target in self.house.models and self.house.exhausted(target):
             failures = self.house.tries(target).failures
             detail = f"{target} is not tried again: it, or the machine while it was loading, failed {failures} times."
-            tx.error = tx.error or _named(Problem(Code.MODEL_FAILED, detail), target, self.house.models[target].unit)
+            tx.error = tx.error or named(Problem(Code.MODEL_FAILED, detail), target, self.house.models[target].unit)
             self._turn_back(tx)
         elif rolled or (switch.from_model and self._left(switch.from_model)):
             # It was admitted, and what it counted on may come back late: not to be asked for at once a second time.
@@ -449,7 +477,8 @@ class Planner:
             self.tx.show(target, leaving, now)
 
 
-def _named(problem: Problem, model: str, unit: str) -> Problem:
+def named(problem: Problem, model: str, unit: str) -> Problem:
+    """The problem with the model's name before it, and its unit."""
     detail = problem.detail if problem.detail.startswith(f"{model} ") else f"{model}: {problem.detail}"
     return replace(problem, detail=detail, extra={"model": model, "unit": unit, **problem.extra})
 

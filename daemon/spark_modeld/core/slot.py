@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from spark_modeld.core import lifecycle as life_of
 from spark_modeld.core.admission import gib
 from spark_modeld.core.appraisal import Inspection, objection
-from spark_modeld.core.effects import Effects, Save, Verdict
+from spark_modeld.core.desk import Desk
+from spark_modeld.core.effects import Effects, Save, Verdict, Wake
 from spark_modeld.core.errors import Code, Problem, SparkError, refuse
 from spark_modeld.core.house import House
 from spark_modeld.core.lifecycle import Life, LifeEvent
@@ -55,7 +56,9 @@ class Slot:
     def __init__(self, catalog: Catalog, record: Record, now: Instant, *, new_id: Callable[[], str]) -> None:
         self.house = House(catalog, record.measured, now)
         self.planner = Planner(self.house, record.desired, record.last_good, new_id)
+        self.planner.lent = _lent(record)
         self.warden = Warden(self.house, self.planner, self.intruders)
+        self.desk = Desk(self.house, self.planner)
         for model, failures in record.failures.items():
             self.house.tries(model).failures = failures
         self.connected = False
@@ -89,10 +92,12 @@ class Slot:
 
     def intruders(self) -> tuple[str, ...]:
         """Slot models that are alive beside the occupant, though no switch is about them."""
-        known = {self.planner.occupant}
-        if self.planner.tx:
-            known |= {self.planner.tx.target, self.planner.tx.switch.model, self.planner.tx.switch.from_model}
-        return tuple(m for m in self.house.slot_models() if m not in known and self.house.lives[m].phase in _RISEN)
+        return self.planner.intruders()
+
+    def waiting(self) -> tuple[tuple[str, int, Instant], ...]:
+        """The models waited for, the longest wait first: how many requests, and since when the first of them."""
+        demands = self.desk.demands
+        return tuple((m, len(demands.of(m)), demands.of(m)[0].since) for m in demands.models())
 
     def record(self, history: tuple[Switch, ...], boot_id: str, before: Record) -> Record:
         """What has to survive a restart."""
@@ -125,6 +130,7 @@ class Slot:
     def bus_connected(self, shown: Mapping[str, UnitStatus], now: Instant) -> Effects:
         """The bus is there: the status of each model's unit."""
         self.connected = True
+        self.desk.bus_connected()
         for model, status in shown.items():
             if model in self.house.lives:
                 self.house.step(model, life_of.Shown(status), now)
@@ -145,6 +151,7 @@ class Slot:
         for model in self.house.lives:
             self.house.step(model, life_of.BUS_LOST, now)
         self.planner.connection_lost()
+        self.desk.bus_lost(now)
         self._answer_all(Problem(Code.BUS_LOST, "The system bus was lost before it could be decided."))
         return self._settle(now)
 
@@ -153,6 +160,7 @@ class Slot:
         self.stopping = True
         problem = Problem(Code.SHUTTING_DOWN, "The daemon is shutting down; ask again when it is back.")
         self._answer_all(problem)
+        self.desk.end(problem)
         if self.planner.tx:
             self.planner.answer(self.planner.tx, problem)
         return self._settle(now)
@@ -166,6 +174,8 @@ class Slot:
             self._side_admission(ask, reading, now)
         elif tx and tx.stage is Stage.ADMIT and tx.token == token and self._may_start():
             self.planner.admission(tx, reading, now)
+        elif self._may_start():
+            self.desk.beside.taken(token, reading, now)
         return self._settle(now)
 
     def room(self, model: str, epoch: int, reading: Reading, now: Instant) -> Effects:
@@ -239,6 +249,8 @@ class Slot:
         self._check_not_stuck()
         plan, tx = self.planner, self.planner.tx
         if tx and tx.switch.model == model and tx.ending is None:
+            if requested_by in OPERATORS and tx.switch.requested_by not in OPERATORS:
+                plan.adopt_request(tx, requested_by, actor)
             return tx.switch, self._settle(now)
         switch = plan.new_switch(
             model,
@@ -273,6 +285,7 @@ class Slot:
         ``foreign``: systemd starts the unit itself and asks at its gate.
         """
         self._check_may_change()
+        self.desk.beside.lent.discard(self._known(name))
         self._beside(self._known(name), ask, now, requested_by=requested_by, actor=actor, foreign=foreign)
         return self._settle(now)
 
@@ -286,24 +299,40 @@ class Slot:
         self.house.step(model, life_of.STOP_WANTED, now)
         return self._settle(now)
 
-    def grant(self, model: str) -> bool:
-        """A lease on a serving model; False if it does not serve. Synchronous: no await between check and count."""
-        life = self.house.lives.get(model)
-        if life is None or life.phase is not Phase.SERVING:
-            return False
-        self.house.leases[model] = self.house.leases.get(model, 0) + 1
-        return True
+    def lease(self, name: str | None) -> str | None:
+        """The id of the model meant, with a lease on it; None if one has to wait. SparkError ``unknown-model``.
 
-    def release(self, model: str, now: Instant) -> Effects:
-        """Gives one lease back."""
-        if self.house.leases.get(model, 0) > 0:
-            self.house.leases[model] -= 1
-            self.house.released_at[model] = now.mono
+        It changes a count and nothing else, so that no other event can come between check and count.
+        """
+        model = self.desk.meant(name)
+        return model if self.desk.lease(model) else None
+
+    def release(self, model: str, now: Instant) -> bool:
+        """Gives one lease back. True if something may go on now: then ``wake``."""
+        return self.desk.release(model, now)
+
+    def demand(
+        self, name: str | None, ask: int, now: Instant, *, may_switch: bool = True, actor: str | None = None
+    ) -> Effects:
+        """A request that needs a model: the answer comes as ``Granted(ask)`` or ``Verdict(ask)``.
+
+        SparkError when it would wait in vain.
+        """
+        model = self._known(self.desk.meant(name))
+        if self.stopping:
+            self._check_may_change()
+        self.desk.demand(model, ask, now, may_switch=may_switch, actor=actor)
+        return self._settle(now)
+
+    def hang_up(self, ask: int, now: Instant) -> Effects:
+        """The request ``ask`` waits no longer."""
+        self.desk.hang_up(ask)
         return self._settle(now)
 
     def configure(self, catalog: Catalog, now: Instant) -> Effects:
         """A new configuration. A model that is alive keeps its unit until that is down."""
         self.house.configure(catalog, now)
+        self.desk.configured()
         return self._settle(now)
 
     # Inside.
@@ -312,8 +341,9 @@ class Slot:
         """Goes on until there is nothing to do but wait, and hands the effects over."""
         moved = True
         while moved:
+            self.desk.answer(now)
             moved = self.house.drain(now)
-            moved = (self._may_start() and self.planner.move(now)) or moved
+            moved = (self._may_start() and self._move(now)) or moved
             # After the planner has seen that the unit is down.
             moved = moved or self._go_on_restarting(now)
         self.planner.show_phase(now)
@@ -322,7 +352,11 @@ class Slot:
         self.house.follow(frozenset(m for m in needed if m), now)
         self.house.keep_measured()
         effects, self.house.effects = self.house.effects, []
-        return effects
+        return _with_one_wake(effects)
+
+    def _move(self, now: Instant) -> bool:
+        turns = self.desk.turns
+        return self.planner.move(now, turns.begin) or turns.give_up(now) or self.desk.beside.move(now)
 
     def _beside(
         self, model: str, ask: int, now: Instant, *, requested_by: Requester, actor: str | None, foreign: bool
@@ -431,3 +465,17 @@ class Slot:
             detail = f"{model} is a side model: it is started and stopped beside the slot, never switched to."
             raise refuse(Code.INVALID_REQUEST, detail)
         return model
+
+
+def _lent(record: Record) -> str | None:
+    """Whether the last switch that went well was a demand's: then its model has the slot for a time only."""
+    last = next((s for s in reversed(record.history) if s.outcome is Outcome.READY), None)
+    return last.model if last is not None and last.requested_by is Requester.GATEWAY else None
+
+
+def _with_one_wake(effects: Effects) -> Effects:
+    """Every settling asks anew for all that has to be waited for: the earliest is enough."""
+    wakes = [e.at for e in effects if isinstance(e, Wake)]
+    if len(wakes) < 2:
+        return effects
+    return [*(e for e in effects if not isinstance(e, Wake)), Wake(min(wakes))]

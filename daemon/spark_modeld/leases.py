@@ -1,0 +1,115 @@
+"""The engine's side of leases and demands: who calls, who is answered, and no lease that nobody holds."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+
+from spark_modeld.core.effects import Effects
+from spark_modeld.core.errors import SparkError
+from spark_modeld.core.model import Instant, Model
+from spark_modeld.core.slot import Slot
+from spark_modeld.face import Lease, Snapshot
+from spark_modeld.promises import Asks, Promises
+
+
+class Leases:
+    """Implements ``face.Leases`` for the engine.
+
+    A lease is counted and given back at once, on the event loop; only what may move the slot is ``post``ed to the
+    writer. ``slot`` gives the slot of the moment, ``check`` raises while nothing may be asked at all.
+    """
+
+    def __init__(
+        self,
+        promises: Promises,
+        asks: Asks,
+        *,
+        slot: Callable[[], Slot],
+        now: Callable[[], Instant],
+        post: Callable[[Callable[[], Effects]], None],
+        check: Callable[[], None],
+    ) -> None:
+        self.changed = False
+        """Since the last ``recount``."""
+        self._promises = promises
+        self._asks = asks
+        self._slot = slot
+        self._now = now
+        self._post = post
+        self._check = check
+
+    def find(self, name: str | None) -> Model:
+        """See ``face.Leases``."""
+        self._check()
+        slot = self._slot()
+        return slot.house.models[slot.desk.meant(name)]
+
+    def lease(self, name: str | None) -> Lease | None:
+        """See ``face.Leases``."""
+        self._check()
+        slot = self._slot()
+        model = slot.lease(name)
+        if model is None:
+            return None
+        self.changed = True
+        return Lease(slot.house.models[model])
+
+    def release(self, lease: Lease) -> None:
+        """See ``face.Leases``."""
+        self._give_back(lease.model.id)
+
+    async def demand(self, name: str | None, *, actor: str | None, may_switch: bool) -> Lease:
+        """See ``face.Leases``."""
+        lease = self.lease(name)
+        return lease if lease is not None else await self._wait(name, actor, may_switch)
+
+    def granted(self, ask: int, model: str) -> None:
+        """Hands over a lease that the core has counted; back it goes if nobody waits for it any more."""
+        self.changed = True
+        if not self._asks.keep(ask, Lease(self._slot().house.models[model])):
+            self._give_back(model)
+
+    def recount(self, snapshot: Snapshot) -> Snapshot:
+        """The snapshot with the leases as they are counted now."""
+        self.changed = False
+        leases = self._slot().house.leases
+        stale = {m: s for m, s in snapshot.models.items() if s.in_flight != leases.get(m, 0)}
+        if not stale:
+            return snapshot
+        counted = {m: replace(s, in_flight=leases.get(m, 0)) for m, s in stale.items()}
+        in_flight = leases.get(snapshot.slot_model, 0) if snapshot.slot_model else 0
+        return replace(snapshot, models={**snapshot.models, **counted}, in_flight=in_flight)
+
+    def _give_back(self, model: str) -> None:
+        self.changed = True
+        if self._slot().release(model, self._now()):
+            self._post(lambda: self._slot().wake(self._now()))
+
+    async def _wait(self, name: str | None, actor: str | None, may_switch: bool) -> Lease:
+        promise: asyncio.Future[Lease] = self._promises.make()
+        ask = self._asks.number(promise)
+
+        def request() -> Effects:
+            if promise.done():
+                return []
+            try:
+                self._check()
+                return self._slot().demand(name, ask, self._now(), may_switch=may_switch, actor=actor)
+            except SparkError as error:
+                self._asks.refuse(ask, error.problem)
+                return []
+
+        self._post(request)
+        try:
+            return await promise
+        except asyncio.CancelledError:
+            if promise.done() and not promise.cancelled() and promise.exception() is None:
+                # Granted, and hung up before anybody could be told.
+                self.release(promise.result())
+            else:
+                self._post(lambda: self._slot().hang_up(ask, self._now()))
+            raise
+        finally:
+            self._asks.forget(ask)
