@@ -72,6 +72,14 @@ END
   return 1
 }
 
+# The same. Who was told to stop does not go away without an answer: docker's own command may have had the signal.
+look_hard() {
+  until look; do
+    [ "$state" != missing ] && [ -n "$asked" ] || return 1
+    sleep 0.1
+  done
+}
+
 # Removes the container, and returns when docker knows of none. Fails after a minute, saying why.
 remove() {
   attempts=0
@@ -182,9 +190,9 @@ failed_stop() { asked= status=1; }
 follow_container() {
   rm -f "$reports/exit" "$reports/container"
   since=$(date +%s.%N)
-  if ! look; then
+  if ! look_hard; then
     [ "$state" = missing ] || { say "$said"; leave 1; }
-    create
+    [ -n "$asked" ] || create
   fi
   case $state in
     running | restarting) say "the container $name runs already: it is taken over as it is" ;;
