@@ -35,6 +35,7 @@ from spark_modeld.memory.lone_thread import LoneThread
 from spark_modeld.memory.pressure import KernelPressure
 from spark_modeld.metrics import Metrics
 from spark_modeld.ports import Outside
+from spark_modeld.remains import HostRemains
 from spark_modeld.state import StateFile
 from spark_modeld.systemd import notify, sockets
 from spark_modeld.systemd.journal import Journalctl
@@ -91,6 +92,7 @@ class Daemon:
             pressure=self._pressure,
             systemd=systemd,
             gauge=self._gauge,
+            remains=HostRemains(self._containers.of),
             prober=Ladder(_read_key),
             vitals=EngineVitals(_read_key),
             server=OllamaServer(_read_key),

@@ -7,7 +7,7 @@ event loop's thread, in the order in which things happened.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -127,6 +127,30 @@ class Systemd(Protocol):
 
     async def close(self) -> None:
         """Disconnects for good."""
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who holds a port: processes in words, and the unit or container scope they are in, if that is known."""
+
+    who: str
+    unit: str | None
+
+
+class Remains(Protocol):
+    """What a model can leave behind outside its unit's control group. Nothing here blocks for long."""
+
+    def scopes(self, model: Model) -> tuple[str, ...]:
+        """The scopes of the containers that the model's launcher reported last."""
+
+    def listeners(self, model: Model) -> frozenset[int]:
+        """The sockets (inodes) that listen where the model's engine does, if that is on this machine."""
+
+    def holders(self, model: Model, inodes: frozenset[int]) -> tuple[Holder, ...]:
+        """Whose sockets these are."""
+
+    def named(self, pids: Iterable[int]) -> str:
+        """Processes in words: programs and PIDs."""
 
 
 class Gauge(Protocol):
@@ -264,6 +288,7 @@ class Outside:
 
     systemd: Systemd
     gauge: Gauge
+    remains: Remains
     prober: Prober
     vitals: Vitals
     server: ModelServer

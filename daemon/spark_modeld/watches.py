@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 import structlog
@@ -15,9 +16,10 @@ from spark_modeld.core import lifecycle as life_of
 from spark_modeld.core.effects import Effects
 from spark_modeld.core.errors import Code, Problem, SparkError
 from spark_modeld.core.lifecycle import Act
-from spark_modeld.core.model import Instant, Model, Reading
+from spark_modeld.core.model import Instant, Model, Phase, Reading
 from spark_modeld.core.slot import Slot
 from spark_modeld.health import Health
+from spark_modeld.leftovers import Leftovers
 
 log = structlog.get_logger()
 
@@ -55,11 +57,14 @@ class Watches:
         self._spawn = spawn
         self._blind = blind
         self._health = Health(outside, slot=slot, post=post)
+        self._leftovers = Leftovers(outside)
         self._appraisals = appraisals
         self._running: dict[tuple[str, Act], tuple[int, asyncio.Task[None]]] = {}
 
     def begin(self, spec: Model, act: Act, epoch: int) -> None:
         """Begins a watch; one of the same kind for the same model ends."""
+        if act is Act.WATCH_FLOOR and self._slot().house.lives[spec.id].phase is Phase.STARTING:
+            self._leftovers.starting(spec)
         look = {
             Act.CLIMB: self._climb,
             Act.WATCH_ROOM: self._room,
@@ -165,18 +170,23 @@ class Watches:
             await self._out.clock.sleep(_FLOOR_PERIOD)
 
     async def _gone(self, spec: Model, epoch: int) -> None:
-        """Neither systemd nor the driver may know of a process of this unit."""
-        pause = 0.005
+        """Nothing may be left of this unit, neither with systemd, nor the driver, nor on its port."""
+        pause, told = 0.005, ""
         while True:
             with contextlib.suppress(SparkError):
-                left, reading = await asyncio.gather(self._out.systemd.processes(spec.seat), self._out.gauge.read())
-                # A gauge that hangs knows nothing; what starts next still needs a fresh reading that fits.
-                holding = [p for p in reading.processes if p.model == spec.id and not reading.stale]
-                if not left and not holding:
+                left = "; ".join(await self._leftovers.of(spec))
+                if not left:
                     break
+                if left != told and pause > _HASTE:
+                    told = left
+                    log.warning(f"{spec.id} is down, but not gone: {left}", model=spec.id, unit=spec.unit)
+                    self._post(partial(self._left, spec.id, epoch, left))
             await self._out.clock.sleep(pause)
             pause = min(pause * 1.5, 1.0)
         self._post(lambda: self._slot().unit_event(spec.id, life_of.Gone(epoch), self._now()))
+
+    def _left(self, model: str, epoch: int, left: str) -> Effects:
+        return self._slot().unit_event(model, life_of.Left(epoch, left), self._now())
 
 
 def _given(handle: Callable[[Reading], Effects], reading: Reading) -> Handler:

@@ -41,6 +41,7 @@ from spark_modeld.core.model import (
 from spark_modeld.core.pulse import Look, Proof, Proven, Reach
 from spark_modeld.core.record import Record
 from spark_modeld.engine import Engine
+from spark_modeld.ports import Holder
 from spark_modeld.ports import Outside as Ports
 
 GIB = 1 << 30
@@ -516,6 +517,26 @@ class FakeSource:
         return self.good
 
 
+class FakeRemains:
+    """What models leave behind: ``containers`` model -> scopes, ``sockets`` model -> inode -> whose it is."""
+
+    def __init__(self) -> None:
+        self.containers: dict[str, tuple[str, ...]] = {}
+        self.sockets: dict[str, dict[int, Holder]] = {}
+
+    def scopes(self, model: Model) -> tuple[str, ...]:
+        return self.containers.get(model.id, ())
+
+    def listeners(self, model: Model) -> frozenset[int]:
+        return frozenset(self.sockets.get(model.id, ()))
+
+    def holders(self, model: Model, inodes: frozenset[int]) -> tuple[Holder, ...]:
+        return tuple(holder for inode, holder in self.sockets.get(model.id, {}).items() if inode in inodes)
+
+    def named(self, pids: Iterable[int]) -> str:
+        return ", ".join(f"engine (PID {pid})" for pid in sorted(pids))
+
+
 @dataclass
 class Outside:
     """An engine and everything around it."""
@@ -530,6 +551,7 @@ class Outside:
         self.source = FakeSource(self.catalog)
         self.gauge = FakeGauge(self.clock, self.systemd, self.source)
         self.pressure = FakePressure()
+        self.remains = FakeRemains()
         self.prober = FakeProber(self.seen)
         self.vitals = FakeVitals(self.clock)
         self.server = FakeServer(self.seen)
@@ -542,6 +564,7 @@ class Outside:
             Ports(
                 systemd=self.systemd,
                 gauge=self.gauge,
+                remains=self.remains,
                 prober=self.prober,
                 vitals=self.vitals,
                 server=self.server,

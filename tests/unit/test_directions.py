@@ -47,7 +47,8 @@ MAY_IMPORT = {
     "health": {"core", "ports"},
     "tenancy": {"core", "ports"},
     "appraisals": {"core", "ports"},
-    "watches": {"core", "ports", "health", "appraisals"},
+    "leftovers": {"core", "ports"},
+    "watches": {"core", "ports", "health", "appraisals", "leftovers"},
     "chronicle": {"core", "ports"},
     "leases": {"core", "face", "promises"},
     "engine": {
@@ -76,6 +77,7 @@ MAY_IMPORT = {
     "inspection": {"core", "ports"},
     "systemd": {"core", "ports"},
     "memory": {"core", "ports"},
+    "remains": {"core", "ports"},
     "backends": {"core", "ports"},
     "metrics": set(),
     "counting": {"core", "face", "metrics"},

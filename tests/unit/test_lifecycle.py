@@ -27,7 +27,8 @@ def lives() -> Iterator[Life]:
             for foreign in (False, True):
                 for down in (False, True):
                     for killed in (False, True):
-                        yield Life(phase, NOW, EPOCH, 130.0, job, foreign, down, killed)
+                        for fell in (False, True):
+                            yield Life(phase, NOW, EPOCH, 130.0, job, foreign, down, killed, fell)
 
 
 def events() -> Iterator[LifeEvent]:
@@ -43,6 +44,7 @@ def events() -> Iterator[LifeEvent]:
         yield life_of.Ladder(epoch)
         yield life_of.Ladder(epoch, PROBLEM)
         yield life_of.Expired(epoch)
+        yield life_of.Left(epoch, "something")
         yield life_of.Gone(epoch)
     for result in ("done", "failed", "canceled", "timeout", "something-new"):
         yield life_of.JobEnded("/job/1", result)
@@ -72,6 +74,7 @@ def test_every_row_of_the_table_happens_and_nothing_else() -> None:
     [
         life_of.Ladder(EPOCH - 1),
         life_of.Expired(EPOCH - 1),
+        life_of.Left(EPOCH - 1, "something"),
         life_of.Gone(EPOCH - 1),
         life_of.JobEnded("/job/9", "done"),
     ],
@@ -152,3 +155,39 @@ def test_the_gate_of_a_unit_is_no_start() -> None:
     assert life_of.step(life, shown, NOW, LIMITS)[0].phase is Phase.STOPPED
     unknown = replace(life, phase=Phase.UNKNOWN)
     assert life_of.step(unknown, shown, NOW, LIMITS)[0].phase is Phase.STOPPED
+
+
+OUTLIVES = replace(LIMITS, outlives=True)
+DEAD = life_of.Shown(UnitStatus(active=ActiveState.FAILED, result="signal", exit_status=9))
+
+
+@pytest.mark.parametrize("phase", [Phase.WARMING, Phase.SERVING, Phase.DRAINING])
+def test_what_may_outlive_its_unit_has_failed_only_when_nothing_is_left(phase: Phase) -> None:
+    life = Life(phase, NOW, EPOCH, 130.0)
+    assert life_of.step(life, DEAD, NOW, LIMITS)[0].phase is Phase.FAILED
+    fallen, acts = life_of.step(life, DEAD, NOW, OUTLIVES)
+    assert (fallen.phase, acts) == (Phase.STOPPING, (Act.WATCH_GONE,))
+    assert fallen.alive
+    failed, _ = life_of.step(fallen, life_of.Gone(fallen.epoch), NOW, OUTLIVES)
+    assert failed.phase is Phase.FAILED
+    assert failed.problem is not None
+    assert "killed by a signal" in failed.problem.detail
+
+
+def test_a_fallen_unit_that_comes_up_again_is_adopted() -> None:
+    fallen, _ = life_of.step(Life(Phase.SERVING, NOW, EPOCH), DEAD, NOW, OUTLIVES)
+    back = life_of.Shown(UnitStatus(active=ActiveState.ACTIVE))
+    assert life_of.step(fallen, back, NOW, OUTLIVES)[0].phase is Phase.WARMING
+
+
+def test_systemds_own_restart_is_not_waited_for() -> None:
+    restart = life_of.Shown(UnitStatus(active=ActiveState.ACTIVATING, sub="auto-restart"))
+    assert life_of.step(Life(Phase.SERVING, NOW, EPOCH), restart, NOW, OUTLIVES)[0].phase is Phase.FAILED
+
+
+def test_stuck_says_what_is_left() -> None:
+    life = Life(Phase.STOPPING, NOW, EPOCH, 130.0, down=True, killed=True)
+    life, _ = life_of.step(life, life_of.Left(EPOCH, "python3 (PID 12) listening on port 8000"), NOW, LIMITS)
+    stuck, _ = life_of.step(life, life_of.Expired(EPOCH), NOW, LIMITS)
+    assert stuck.problem is not None
+    assert "after SIGKILL: python3 (PID 12) listening on port 8000; nothing else" in stuck.problem.detail

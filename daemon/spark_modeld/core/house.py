@@ -16,7 +16,7 @@ from spark_modeld.core.finding import Finding, sort
 from spark_modeld.core.fingerprint import fingerprint
 from spark_modeld.core.footprint import estimate, flags_of
 from spark_modeld.core.lifecycle import Life, LifeEvent, Limits
-from spark_modeld.core.model import Basis, Catalog, Footprint, Instant, Model, Phase, Reading, Role
+from spark_modeld.core.model import Basis, Catalog, Container, Footprint, Instant, Launch, Model, Phase, Reading, Role
 from spark_modeld.core.peaks import with_margin
 from spark_modeld.core.record import Measured
 from spark_modeld.core.report import Report
@@ -144,7 +144,8 @@ class House:
     def findings(self, model: str) -> tuple[Finding, ...]:
         """What speaks against starting this model now, memory left aside; nothing of one that was not seen yet.
 
-        Whoever of the catalog is alive at its address leaves, or is itself. Where a tenant answers, its server listens.
+        Whoever of the catalog is alive at its address leaves, or is itself. Where a tenant answers, its server listens,
+        and so does a container that runs already: it is taken over.
         """
         appraisal = self.appraisals.get(model)
         if appraisal is None:
@@ -152,7 +153,7 @@ class House:
         spec, listener = self.models[model], appraisal.inspection.listener
         place = spec.endpoint
         known = any(self.lives[m].alive for m, other in self.models.items() if other.endpoint == place)
-        if listener is None or known or spec.tenant:
+        if listener is None or known or spec.tenant or isinstance(spec.run, Container):
             return appraisal.findings
         return sort((*appraisal.findings, port_taken(spec, listener)))
 
@@ -321,6 +322,7 @@ class House:
             start=spec.start_timeout,
             drain=self.catalog.settings.slot.drain_timeout,
             stop=spec.stop_timeout,
+            outlives=not isinstance(spec.run, Launch) and spec.seat == spec.unit,
         )
 
     # Configuration.

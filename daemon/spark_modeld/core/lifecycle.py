@@ -33,6 +33,8 @@ class Limits:
     start: float
     drain: float
     stop: float
+    outlives: bool = False
+    """Whether processes of the model can outlive its unit: containers do, and what a user's own unit leaves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,7 @@ class Life:
 
     ``job`` is our own pending job, ``ASKED`` between the call and its answer. ``foreign`` says that the
     start or stop under way is not ours.
+    ``fell``: the unit went down by itself, and what it may have left is waited for; ``left`` is that, in words.
     ``down`` says that systemd has shown the unit inactive since the stop began, ``killed`` that the first
     stop deadline has passed. ``problem`` is why it is being stopped, or last failed.
     """
@@ -53,6 +56,8 @@ class Life:
     foreign: bool = False
     down: bool = False
     killed: bool = False
+    fell: bool = False
+    left: str = ""
     problem: Problem | None = None
     status: UnitStatus | None = None
 
@@ -86,6 +91,7 @@ class Trigger(StrEnum):
     STOP_WANTED = "stop-wanted"
     KEEP_WANTED = "keep-wanted"
     UNUSED = "unused"
+    LEFT = "left"
     GONE = "gone"
     BUS_LOST = "bus-lost"
 
@@ -147,6 +153,14 @@ class Gone:
 
 
 @dataclass(frozen=True, slots=True)
+class Left:
+    """What of the unit is still there, as looked for since this epoch."""
+
+    epoch: int
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
 class Refused:
     """No room for it before the deadline."""
 
@@ -176,7 +190,9 @@ class Plain:
     trigger: Trigger
 
 
-LifeEvent = Shown | JobQueued | CallFailed | JobEnded | Ladder | Expired | Gone | Refused | UnderFloor | Stalled | Plain
+LifeEvent = (
+    Shown | JobQueued | CallFailed | JobEnded | Ladder | Expired | Left | Gone | Refused | UnderFloor | Stalled | Plain
+)
 
 START_WANTED = Plain(Trigger.START_WANTED)
 GATE_PASSED = Plain(Trigger.GATE_PASSED)
@@ -235,7 +251,7 @@ def _table() -> Mapping[tuple[Phase, Trigger], frozenset[Phase]]:
         (_P.DRAINING, _T.UNUSED): frozenset({_P.STOPPING}),
         (_P.DRAINING, _T.EXPIRED): frozenset({_P.STOPPING}),
         (_P.STOPPING, _T.SHOWN): frozenset({_P.WARMING}),
-        (_P.STOPPING, _T.GONE): frozenset({_P.STOPPED}),
+        (_P.STOPPING, _T.GONE): frozenset({_P.STOPPED, _P.FAILED}),
         (_P.STOPPING, _T.CALL_FAILED): frozenset({_P.STUCK}),
         (_P.STOPPING, _T.EXPIRED): frozenset({_P.STUCK}),
         (_P.STUCK, _T.GONE): frozenset({_P.FAILED}),
@@ -270,6 +286,8 @@ def trigger_of(event: LifeEvent) -> Trigger:
             return Trigger.JOB_ENDED
         case Expired():
             return Trigger.EXPIRED
+        case Left():
+            return Trigger.LEFT
         case Gone():
             return Trigger.GONE
         case Refused():
@@ -303,6 +321,11 @@ def _step(life: Life, event: LifeEvent, now: Instant, limits: Limits) -> tuple[L
             return _expired(life, now, limits) if epoch == life.epoch else (life, ())
         case Ladder(epoch, problem):
             return _ladder(life, problem, now, limits) if epoch == life.epoch else (life, ())
+        case Left(epoch, words):
+            if epoch != life.epoch:
+                return life, ()
+            stuck = life.phase is _P.STUCK and life.killed
+            return replace(life, left=words, problem=_still_there(words) if stuck else life.problem), ()
         case Gone(epoch):
             return _gone(life, now) if epoch == life.epoch else (life, ())
         case Refused(problem):
@@ -414,7 +437,7 @@ def _shown_stopping(life: Life, event: Shown, now: Instant, limits: Limits) -> t
     if down and life.job is None and not life.down:
         return replace(life, down=True), (Act.WATCH_GONE,)
     back = status.active in {ActiveState.ACTIVE, ActiveState.RELOADING} and status.job is None
-    ours = life.job is not None or life.killed or (life.down and not life.foreign)
+    ours = life.job is not None or life.killed or (life.down and not life.foreign and not life.fell)
     if life.phase is _P.STOPPING and back and not ours:
         return _warm(life, now, limits)  # restarted, by somebody or by systemd itself
     return life, ()
@@ -464,10 +487,14 @@ def _shown_running(life: Life, event: Shown, now: Instant, limits: Limits) -> tu
         if event.foreign:
             falling, _ = _falling(replace(life, problem=None), now, limits, foreign=True)
             return replace(falling, down=True), (Act.WATCH_GONE,)
-        return _enter(life, _P.FAILED, now, problem=died(status, f"while {life.phase}")), ()
+        problem = died(status, f"while {life.phase}")
+        if limits.outlives and not restarting:
+            falling, _ = _falling(replace(life, problem=problem), now, limits, foreign=False)
+            return replace(falling, down=True, fell=True), (Act.WATCH_GONE,)
+        return _enter(life, _P.FAILED, now, problem=problem), ()
     if status.active is ActiveState.DEACTIVATING:
-        problem = None if event.foreign else died(status, f"while {life.phase}")
-        return _falling(replace(life, problem=problem), now, limits, foreign=event.foreign)
+        lost = None if event.foreign else died(status, f"while {life.phase}")
+        return _falling(replace(life, problem=lost), now, limits, foreign=event.foreign)
     return life, ()
 
 
@@ -528,15 +555,22 @@ def _expired(life: Life, now: Instant, limits: Limits) -> tuple[Life, Acts]:
             return replace(life, killed=True, deadline=now.mono + KILL_SECONDS), (Act.KILL,)
         case _P.STOPPING:
             # The epoch stays: the watch for its processes goes on, and is what leads out of `stuck`.
-            detail = f"Still there {KILL_SECONDS:g} s after SIGKILL; nothing else can be started until it is gone."
-            problem = Problem(Code.STUCK, detail)
+            problem = _still_there(life.left)
             return replace(life, phase=_P.STUCK, since=now, deadline=None, problem=problem), ()
         case _:
             return life, ()
 
 
+def _still_there(left: str) -> Problem:
+    what = f": {left}" if left else ""
+    detail = f"Still there {KILL_SECONDS:g} s after SIGKILL{what}; nothing else can be started until it is gone."
+    return Problem(Code.STUCK, detail)
+
+
 def _gone(life: Life, now: Instant) -> tuple[Life, Acts]:
     match life.phase:
+        case _P.STOPPING if life.down and life.fell:
+            return _enter(life, _P.FAILED, now, problem=life.problem), ()
         case _P.STOPPING if life.down:
             return replace(_enter(life, _P.STOPPED, now, problem=life.problem), foreign=life.foreign), ()
         case _P.STUCK if life.down:

@@ -1,0 +1,62 @@
+"""What is left of a model whose unit is down: in its control group and its containers, on the GPU, on its port."""
+
+from __future__ import annotations
+
+import asyncio
+
+from spark_modeld import ports
+from spark_modeld.core.model import Container, Docker, Model
+
+
+class Leftovers:
+    """Looks, and names what it finds. It ends nothing: systemd, the launcher and its clean-up do that."""
+
+    def __init__(self, outside: ports.Outside) -> None:
+        self._out = outside
+        self._before: dict[str, frozenset[int]] = {}
+
+    def starting(self, spec: Model) -> None:
+        """Remembers who listens at the model's address before the model can: that one is not left by it."""
+        self._before[spec.id] = self._out.remains.listeners(spec)
+
+    async def of(self, spec: Model) -> tuple[str, ...]:
+        """Each thing left, in words; empty when the model is gone. SparkError when nobody can say."""
+        units = (spec.seat, *self._out.remains.scopes(spec))
+        reading, processes = await asyncio.gather(
+            self._out.gauge.read(), asyncio.gather(*(self._out.systemd.processes(unit) for unit in units))
+        )
+        left = [
+            f"{self._out.remains.named(pids)} in {_place(unit)}{_remedy(spec, unit)}"
+            for unit, pids in zip(units, processes, strict=True)
+            if pids
+        ]
+        # A gauge that hangs knows nothing; what starts next still needs a fresh reading that fits.
+        holding = [each.pid for each in reading.processes if each.model == spec.id and not reading.stale]
+        if holding and not left:
+            left.append(f"{self._out.remains.named(holding)} with memory of the GPU")
+        if not left:
+            left += self._on_port(spec)
+        return tuple(left)
+
+    def _on_port(self, spec: Model) -> list[str]:
+        inodes = self._out.remains.listeners(spec) - self._before.get(spec.id, frozenset())
+        _, port = spec.endpoint
+        return [
+            f"{holder.who} {f'in {_place(holder.unit)} ' if holder.unit else ''}listening on port {port}"
+            for holder in (self._out.remains.holders(spec, inodes) if inodes else ())
+        ]
+
+
+def _place(unit: str) -> str:
+    """A container by its short id, as docker's own lists show it."""
+    if unit.startswith("docker-") and unit.endswith(".scope"):
+        return f"container {unit.removeprefix('docker-')[:12]}"
+    return unit
+
+
+def _remedy(spec: Model, unit: str) -> str:
+    if not unit.endswith(".scope"):
+        return ""
+    if isinstance(spec.run, Docker):
+        return f" (`docker rm -f spark-model-{spec.id}`)"
+    return f" (`docker kill {spec.run.name}`)" if isinstance(spec.run, Container) else ""

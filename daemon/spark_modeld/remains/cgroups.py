@@ -1,0 +1,48 @@
+"""Control groups and their processes, by what /sys/fs/cgroup and /proc tell everybody."""
+
+from __future__ import annotations
+
+import os
+import pwd
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+ROOT = Path("/sys/fs/cgroup")
+_NAMED = 3
+
+
+def find(number: int, root: Path = ROOT) -> Path | None:
+    """The control group with this id, which is its folder's inode; None if it is gone."""
+    for folder, _, _ in os.walk(root):
+        with suppress(OSError):
+            if os.stat(folder).st_ino == number:
+                return Path(folder)
+    return None
+
+
+def processes(folder: Path) -> list[int]:
+    """The PIDs in a control group, empty if it is gone."""
+    with suppress(OSError):
+        return [int(pid) for pid in (folder / "cgroup.procs").read_text().split() if pid != "0"]
+    return []
+
+
+def named(pids: Iterable[int]) -> str:
+    """Processes for people: ``python3 (PID 12), sh (PID 13) and 4 more``; programs' names only, never arguments."""
+    ordered = sorted(pids)
+    told = [f"{_command(pid)} (PID {pid})" for pid in ordered[:_NAMED]]
+    return ", ".join(told) + (f" and {len(ordered) - _NAMED} more" if len(ordered) > _NAMED else "")
+
+
+def _command(pid: int) -> str:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text(encoding="utf-8", errors="replace").strip()
+    return "a process"
+
+
+def user(uid: int) -> str:
+    """A user's name, or number."""
+    with suppress(KeyError):
+        return pwd.getpwuid(uid).pw_name
+    return str(uid)

@@ -1,0 +1,109 @@
+"""A model is gone when nothing of it is left anywhere: the engine with a made-up outside that leaves things."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import pytest
+from structlog.testing import capture_logs
+
+from spark_modeld.core.model import Docker, Phase, Requester
+from spark_modeld.ports import Holder
+from support.fakes import Outside, make_catalog, make_model, unit
+
+pytestmark = pytest.mark.component
+
+SCOPE = f"docker-{'a' * 64}.scope"
+ENGINE = {7: Holder("llama-server (PID 7)", SCOPE)}
+STRANGER = {8: Holder("python3 (PID 8)", "session-1.scope")}
+
+
+@pytest.fixture
+async def outside() -> AsyncIterator[Outside]:
+    """``alpha`` runs in a container, ``beta`` does not; alpha serves."""
+    alpha = replace(make_model("alpha", 60), run=Docker("image"))
+    made = Outside(make_catalog(alpha, make_model("beta", 70)))
+    made.remains.containers["alpha"] = (SCOPE,)
+    await made.up()
+    await begin(made, "alpha")
+    made.systemd.pids[SCOPE] = frozenset({7})
+    made.remains.sockets["alpha"] = dict(ENGINE)
+    yield made
+    await made.engine.shut_down()
+    assert made.clock.armed == 0
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def begin(outside: Outside, model: str) -> None:
+    await outside.engine.switch(model, requested_by=Requester.CONTROL, actor=None)
+    await outside.advance(3)
+
+
+def phase(outside: Outside, model: str) -> Phase:
+    return outside.engine.snapshot.models[model].phase
+
+
+async def test_nothing_starts_before_the_container_is_gone(outside: Outside) -> None:
+    await begin(outside, "beta")
+    assert phase(outside, "alpha") is Phase.STOPPING
+    assert f"start {unit('beta')}" not in outside.seen
+    del outside.systemd.pids[SCOPE]
+    outside.remains.sockets.clear()
+    await outside.advance(2)
+    assert phase(outside, "alpha") is Phase.STOPPED
+    assert phase(outside, "beta") is Phase.SERVING
+
+
+async def test_nothing_starts_while_its_engine_still_listens(outside: Outside) -> None:
+    del outside.systemd.pids[SCOPE]
+    await begin(outside, "beta")
+    assert phase(outside, "alpha") is Phase.STOPPING
+    outside.remains.sockets.clear()
+    await outside.advance(2)
+    assert phase(outside, "beta") is Phase.SERVING
+
+
+async def test_who_listened_before_it_started_is_not_left_by_it(outside: Outside) -> None:
+    del outside.systemd.pids[SCOPE]
+    outside.remains.sockets["beta"] = dict(STRANGER)
+    outside.remains.sockets["alpha"] = {}
+    await begin(outside, "beta")
+    assert phase(outside, "beta") is Phase.SERVING
+    await begin(outside, "alpha")
+    assert phase(outside, "beta") is Phase.STOPPED
+    assert phase(outside, "alpha") is Phase.SERVING
+
+
+async def test_a_container_whose_unit_fell_is_waited_for(outside: Outside) -> None:
+    outside.seen.clear()
+    outside.systemd.crash(unit("alpha"))
+    await outside.advance(3)
+    assert phase(outside, "alpha") is Phase.STOPPING
+    assert outside.calls("start") == []
+    del outside.systemd.pids[SCOPE]
+    outside.remains.sockets.clear()
+    await outside.advance(2)
+    assert outside.calls("start") == [f"start {unit('alpha')}"]
+    assert phase(outside, "alpha") is Phase.SERVING
+
+
+async def test_what_does_not_go_is_named_and_the_model_is_stuck(outside: Outside) -> None:
+    with capture_logs() as logs:
+        await begin(outside, "beta")
+        await outside.advance(60)
+    assert phase(outside, "alpha") is Phase.STUCK
+    problem = outside.engine.snapshot.models["alpha"].error
+    assert problem is not None
+    assert "engine (PID 7) in container aaaaaaaaaaaa (`docker rm -f spark-model-alpha`)" in problem.detail
+    assert [line["event"] for line in logs if "not gone" in line["event"]] == [
+        "alpha is down, but not gone: engine (PID 7) in container aaaaaaaaaaaa (`docker rm -f spark-model-alpha`)"
+    ]
+    del outside.systemd.pids[SCOPE]
+    await outside.advance(2)
+    assert "llama-server (PID 7) in container aaaaaaaaaaaa listening on port" in str(outside.engine.snapshot.warnings)
+    outside.remains.sockets.clear()
+    await outside.advance(2)
+    # It is what the operator wanted last, and nothing is in its way any more.
+    assert phase(outside, "alpha") is Phase.SERVING
