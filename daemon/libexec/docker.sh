@@ -168,8 +168,16 @@ stop_image() {
     remove || failed_stop
     return
   fi
-  hearing=
-  runs $running || { $docker attach --no-stdin --sig-proxy=false "$name" & hearing=$!; }
+  hearing= tries=0
+  while runs $stopping && [ $tries -lt 50 ]; do
+    if ! runs $running; then
+      $docker attach --no-stdin --sig-proxy=false "$name" &
+      hearing=$!
+      break
+    fi
+    sleep 0.01
+    tries=$((tries + 1))
+  done
   await_stop
   let_end $running
   let_end "$hearing"
