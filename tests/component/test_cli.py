@@ -208,12 +208,12 @@ async def test_switch_empty(control: Control, ctl: Ctl) -> None:
                 {
                     "unit": "u.service",
                     "log": ("boom\x1b[2J\x07", "bye"),
-                    "reading": {"code": "x", "message": "No room.\x07", "hint": "Make room.", "line": "boom"},
+                    "reading": {"code": "x", "message": "No room.\x07", "hint": "Make room.", "line": "no"},
                 },
             ),
             1,
             [
-                *("it died", "says: No room.", "to do: Make room.", "| boom", "| bye"),
+                *("it died", "says: No room.", "| no", "to do: Make room.", "| boom", "| bye"),
                 *("qwen was started again", "journalctl -u u.service"),
             ],
         ),
@@ -227,7 +227,12 @@ async def test_switch_empty(control: Control, ctl: Ctl) -> None:
             4,
             ["too big", "needed 70.0 GiB, available 1.0 GiB", "held by x: 1.0 GiB", "spark-modelctl memory"],
         ),
-        (Outcome.ROLLED_BACK, Problem(Code.START_TIMEOUT, "slow", {"unit": "u.service"}), 6, ["slow"]),
+        (
+            Outcome.ROLLED_BACK,
+            Problem(Code.START_TIMEOUT, "slow", {"unit": "u.service", "model": "llama-70b"}),
+            6,
+            ["slow", "spark-modelctl logs llama-70b"],
+        ),
         (Outcome.SUPERSEDED, None, 1, ["superseded", "spark-modelctl history"]),
         (Outcome.CANCELLED, None, 1, ["cancelled"]),
         (Outcome.FAILED, Problem(Code.LARGE_PARALLEL, "two large"), 4, ["two large"]),

@@ -171,6 +171,7 @@ def test_a_failure_is_told_and_read_and_rolled_back(serving: Serving, model: str
     assert len(error["log"]) <= 20
     if reading:
         assert f"what its log says: {error['reading']['message']}" in said
+        assert f"| {error['reading']['line']}" in said
         assert f"what to do: {error['reading']['hint']}" in said
         assert error["reading"]["message"] in serving.ctl("status")
     assert not processes(serving, model)

@@ -107,7 +107,8 @@ def test_the_command_tells_the_unit_and_its_last_words(serving: Serving) -> None
     serving.serve("alpha")
     said = serving.ctl("switch", "dies-loading", exit_status=1)
     assert "out of luck while loading" in said
-    assert f"journalctl -u {unit('dies-loading')}" in said
+    assert f"last lines of {unit('dies-loading')}" in said
+    assert "spark-modelctl logs dies-loading" in said
     assert "alpha was started again" in said
 
 

@@ -40,15 +40,22 @@ def _lines(problem: dict[str, Any]) -> Iterator[str]:
         yield f"  {clean(place)}: {clean(str(finding.get('message', '')))}"
         if finding.get("hint"):
             yield f"    {clean(str(finding['hint']))}"
-    reading = problem.get("reading")
+    yield from _log(problem)
+    yield from (f"  {line}" for line in _next_steps(problem))
+
+
+def _log(problem: dict[str, Any]) -> Iterator[str]:
+    log, reading = problem.get("log"), problem.get("reading")
+    lines = [str(line) for line in log] if isinstance(log, list | tuple) else []
     if isinstance(reading, dict):
         yield f"  what its log says: {clean(str(reading.get('message')))}"
+        line = str(reading.get("line", ""))
+        if line and line not in lines:
+            yield f"  | {clean(line)}"
         yield f"  what to do: {clean(str(reading.get('hint')))}"
-    log = problem.get("log")
-    if isinstance(log, list | tuple) and log:
+    if lines:
         yield f"  last lines of {problem.get('unit', 'the unit')}:"
-        yield from (f"  | {clean(str(line))}" for line in log)
-    yield from (f"  {line}" for line in _next_steps(problem))
+        yield from (f"  | {clean(line)}" for line in lines)
 
 
 def _members(problem: dict[str, Any], name: str) -> list[dict[str, Any]]:
@@ -65,6 +72,8 @@ def _next_steps(problem: dict[str, Any]) -> Iterator[str]:
             yield f"See all of it: spark-modelctl check {problem['model']}; --force tries it all the same."
         case "memory-refused":
             yield "See who holds memory: spark-modelctl memory"
+        case "model-failed" | "start-timeout" if problem.get("model"):
+            yield f"Read its log: spark-modelctl logs {problem['model']}"
         case "model-failed" | "start-timeout" if problem.get("unit"):
             yield f"Read its log: journalctl -u {problem['unit']}"
         case "bus-lost":
