@@ -34,7 +34,7 @@ class Leftovers:
         holding = [each.pid for each in reading.processes if each.model == spec.id and not reading.stale]
         if holding and not left:
             left.append(f"{self._out.remains.named(holding)} with memory of the GPU")
-        if not left:
+        if not left and not spec.tenant:  # there its server listens, and stays
             left += self._on_port(spec)
         return tuple(left)
 

@@ -13,7 +13,7 @@ from spark_modeld.backends.ladder import Ladder
 from spark_modeld.core.errors import Code, Problem
 from spark_modeld.core.model import EngineKind, Launch, Model
 from spark_modeld.ports import LadderPassed, LadderRefused
-from support.engines import bad_engine, free_port, llama_arguments, running
+from support.engines import bad_engine, free_port, llama_arguments, running, wait_listening
 from support.tiny_models import tiny_model
 
 pytestmark = pytest.mark.component
@@ -134,6 +134,30 @@ async def test_another_server_on_the_port_is_named() -> None:
     assert problem.extra["result"] == "wrong-model"
     assert "somebody-else" in problem.detail
     assert "models.d/bad.toml" in problem.detail
+
+
+async def test_an_engine_that_answers_errors_for_minutes_is_refused_but_not_one_that_hangs() -> None:
+    passing, told = FakeTime(), Told()
+    with bad_engine("--generation-fails") as engine:
+        wait_listening(engine.port)
+        problem = await refused(a_model(engine.url), told=told, monotonic=passing.monotonic, sleep=passing.sleep)
+    assert problem.extra["result"] == "generation-fails"
+    assert "answered every request for one token with HTTP 500 for 12" in problem.detail
+    assert "first answer: HTTP 500" in told.words
+    assert passing.sleeps < 300
+
+
+async def test_a_server_that_cannot_load_the_model_is_refused_with_its_own_words() -> None:
+    error = {"error": "model requires more system memory (70.0 GiB) than is available (7.1 GiB)"}
+    routes = (
+        web.get("/api/version", answers(200)),
+        web.get("/api/ps", answers(200, {"models": []})),
+        web.post("/api/generate", answers(500, error)),
+    )
+    async with scripted(*routes) as url:
+        problem = await refused(a_model(url, EngineKind.OLLAMA))
+    assert problem.extra["result"] == "load-failed"
+    assert error["error"] in problem.detail
 
 
 async def test_a_list_that_is_still_filling_up_is_not_the_wrong_model() -> None:

@@ -171,7 +171,7 @@ async def test_what_a_server_holds_when_the_daemon_starts_is_adopted(outside: Ol
 
 async def test_what_another_client_has_loaded_into_an_empty_slot_is_taken_in(empty: Ollama) -> None:
     empty.server.holds[SERVER] = {"qwen3:latest": 30 * GIB}
-    empty.server.ending = {"qwen3:latest"}
+    empty.server.ending = {"qwen3:latest": 300.0}
     await empty.advance(3)
     assert empty.slot() == ("qwen", Phase.SERVING)
     assert empty.engine.switches()[0].requested_by is Requester.SYSTEMD
@@ -184,7 +184,7 @@ async def test_what_another_client_has_loaded_beside_the_occupant_is_reported_an
 ) -> None:
     await switched(empty, "beta")
     empty.server.holds[SERVER] = {"qwen3:latest": 30 * GIB}
-    empty.server.ending = {"qwen3:latest"}
+    empty.server.ending = {"qwen3:latest": 300.0}
     await empty.advance(200)
     assert "large-parallel" in empty.warnings()
     assert empty.slot() == ("beta", Phase.SERVING)
@@ -225,6 +225,31 @@ async def test_what_another_client_unloads_comes_back_and_a_short_absence_is_non
     await empty.advance(12)
     assert empty.calls("climb", "start", "stop") == ["climb llama"]
     assert empty.slot() == ("llama", Phase.SERVING)
+
+
+async def test_an_end_that_another_client_sets_is_taken_back_but_not_the_end_itself(empty: Ollama) -> None:
+    await switched(empty, "llama")
+    empty.seen.clear()
+    empty.server.ending = {"llama3.2:3b": 2.0}
+    await empty.advance(30)
+    assert empty.calls("pin") == []
+    empty.server.ending = {"llama3.2:3b": 300.0}
+    await empty.advance(3)
+    assert empty.calls("pin") == ["pin llama3.2:3b"]
+
+
+async def test_a_pin_under_way_is_over_before_the_model_is_unloaded(empty: Ollama) -> None:
+    await switched(empty, "llama")
+    empty.seen.clear()
+    empty.server.ending, empty.server.pinning = {"llama3.2:3b": 300.0}, asyncio.Event()
+    await empty.advance(3)
+    switch = await empty.engine.switch(None, requested_by=Requester.CONTROL, actor=None)
+    await empty.advance(1)
+    assert empty.calls("pin", "unload") == ["pin llama3.2:3b"]
+    empty.server.pinning.set()
+    await empty.until(lambda: empty.engine.find_switch(switch.id).outcome)
+    assert empty.calls("pin", "unload") == ["pin llama3.2:3b", "unload llama3.2:3b"]
+    assert empty.server.holds[SERVER] == {}
 
 
 async def test_systemctl_stop_of_the_server_empties_the_slot(empty: Ollama) -> None:

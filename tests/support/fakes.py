@@ -398,7 +398,8 @@ class FakeServer:
 
     def __init__(self, seen: list[str]) -> None:
         self.holds: dict[str, dict[str, int]] = {}
-        self.ending: set[str] = set()
+        self.ending: dict[str, float] = {}
+        self.pinning: asyncio.Event | None = None
         self.keeps = False
         self._seen = seen
 
@@ -408,13 +409,15 @@ class FakeServer:
         if held is None:
             return None
         return tuple(
-            Loaded(unit=model.unit, name=name, bytes=size, gpu_bytes=size, endless=name not in self.ending)
+            Loaded(unit=model.unit, name=name, bytes=size, gpu_bytes=size, ends_in=self.ending.get(name))
             for name, size in held.items()
         )
 
     async def pin(self, model: Model) -> None:
         self._seen.append(f"pin {model.served_model_name}")
-        self.ending.discard(model.served_model_name)
+        if self.pinning is not None:
+            await self.pinning.wait()
+        self.ending.pop(model.served_model_name, None)
 
     async def unload(self, model: Model) -> None:
         self._seen.append(f"unload {model.served_model_name}")

@@ -80,7 +80,7 @@ def test_requests_that_come_to_their_end_hold_it_off_but_not_for_ever_if_it_only
         end = story.now + seconds
         while story.now < end:
             story.now += story.pulse.pause
-            story.pulse.looked(WELL, story.now, released_at=story.now - 1)
+            story.pulse.looked(WELL, story.now, flowed_at=story.now - 1)
             if story.pulse.due(story.now):
                 story.pulse.proved(answer, story.now)
             if story.pulse.stalled(story.now) is not None:

@@ -18,6 +18,8 @@ GENERATION_SECONDS = 120.0
 LOAD_SECONDS = 900.0
 LOADS = 2
 """A server that failed so often to load a model will fail again: too little memory, a runner that dies."""
+FAILING_SECONDS = 120.0
+"""An engine that is up and has answered nothing but errors for so long is not loading any more."""
 CONFIRM_SECONDS = 0.25
 """Other names than ours are looked at twice, this far apart: a list may still be filling up."""
 
@@ -43,6 +45,7 @@ class Climb:
         rung: Callable[[str], None],
         key_trouble: str,
         sleep: Sleep,
+        monotonic: Callable[[], float],
     ) -> None:
         self._model = model
         self._engine = engine
@@ -51,15 +54,20 @@ class Climb:
         self._key_trouble = key_trouble
         self._told = ""
         self._sleep = sleep
+        self._monotonic = monotonic
         self._failed_loads = 0
+        self._failing_since: float | None = None
         self._generations = list(engine.generations)
 
-    def rungs(self) -> list[tuple[str, Attempt]]:
-        """The rungs that this model's engine has, lowest first, under the names told to people."""
-        rungs: list[tuple[str, Attempt]] = [("connection", self._probe.connect), ("health", self._health)]
-        rungs.append(("load", self._load) if self._engine.load else ("model name", self._name))
+    def rungs(self) -> list[tuple[str, Attempt, bool]]:
+        """The rungs that this model's engine has, lowest first: the name told to people, and if it makes it work."""
+        rungs: list[tuple[str, Attempt, bool]] = [
+            ("connection", self._probe.connect, False),
+            ("health", self._health, False),
+            ("load", self._load, True) if self._engine.load else ("model name", self._name, False),
+        ]
         if self._model.warm_up:
-            rungs.append(("first answer", self._first_answer))
+            rungs.append(("first answer", self._first_answer, True))
         return rungs
 
     def tell(self, words: str) -> None:
@@ -122,16 +130,32 @@ class Climb:
             body = request.body(self._model.served_model_name)
             answer = await self._probe.post(request.path, body, GENERATION_SECONDS)
             self._demand_access(answer)
-            if answer.ok:
-                return None if request.done(answer.document()) else "it answers nothing"
+            if answer.ok and request.done(answer.document()):
+                return None
             if answer.status not in _NOT_OFFERED:
-                return answer.words
+                words = "it answers nothing" if answer.ok else answer.words
+                self._check_failing(answer, words)
+                return words
             if _denies_model(answer.document()):
                 raise self._unknown_name()
             del self._generations[0]
         # It has no path that we know how to ask for one token: an embedding model, a re-ranker. It is up and has the
         # right name; a warm-up it cannot do must not fail its start.
         return None
+
+    def _check_failing(self, answer: Answer, words: str) -> None:
+        """Errors may still come while it warms up; for ever they do not. What hangs is waited for: it may compile."""
+        if answer.status in self._engine.loading or answer.status == 0:
+            self._failing_since = None
+            return
+        now = self._monotonic()
+        self._failing_since = now if self._failing_since is None else self._failing_since
+        if now - self._failing_since >= FAILING_SECONDS:
+            raise self._refusal(
+                f"The engine at {self._model.url} says that it is healthy, and has answered every request for one "
+                f"token with {words} for {now - self._failing_since:.0f} s.",
+                "generation-fails",
+            )
 
     def _demand_access(self, answer: Answer) -> None:
         if answer.status not in _NOT_ACCEPTED:
@@ -150,8 +174,8 @@ class Climb:
         names = ", ".join(sorted(found)[:5]) + (", ..." if len(found) > 5 else "")
         return self._refusal(
             f"The engine at {self._model.url} serves {names}, not {self._model.served_model_name}. Set "
-            f"served_model_name in models.d/{self._model.id}.toml to what it serves, or see which server "
-            "holds the port.",
+            f"served_model_name in models.d/{self._model.id}.toml to what it serves{self._or_set_by()}, or see which "
+            "server holds the port.",
             "wrong-model",
             found=sorted(found)[:20],
         )
@@ -163,6 +187,10 @@ class Climb:
             f"models.d/{self._model.id}.toml to one that it has.",
             "wrong-model",
         )
+
+    def _or_set_by(self) -> str:
+        way = self._engine.name_set_by
+        return f", have it serve that name ({way})" if way else ""
 
     def _refusal(self, detail: str, result: str, **extra: Any) -> SparkError:
         return refuse(Code.MODEL_FAILED, detail, unit=self._model.unit, result=result, **extra)

@@ -31,6 +31,7 @@ class Engine:
     ``names_optional``: an empty list is accepted, nothing can be compared then.
     ``load``: set where the server is one and the models many; asks it to load the model, and ``names_path`` lists
     what is loaded. ``generations`` are tried in order until the engine has one of them.
+    ``name_set_by`` is the option or variable that gives a model its served name, ``key_set_by`` that of its API key.
     While it serves, ``alive_path`` is asked instead of ``health_path`` where that costs the engine something; ``marks``
     are paths and what reads, out of a body, that which changes as the engine generates (the first that has it).
     """
@@ -46,6 +47,8 @@ class Engine:
     load: Request | None = None
     generations: tuple[Request, ...]
     alive_path: str | None = None
+    name_set_by: str = ""
+    key_set_by: str = ""
     marks: tuple[tuple[str, Callable[[bytes], str | None]], ...] = ()
 
 

@@ -43,17 +43,25 @@ class Ladder:
 
         key, trouble = key_of(model, self._read_key)
         async with Probe(model.url, key) as probe:
-            climb = Climb(model, engine_of(model.engine), probe, rung=rung, key_trouble=trouble, sleep=self._sleep)
+            climb = Climb(
+                model,
+                engine_of(model.engine),
+                probe,
+                rung=rung,
+                key_trouble=trouble,
+                sleep=self._sleep,
+                monotonic=self._monotonic,
+            )
             try:
-                for name, attempt in climb.rungs():
-                    await self._until(name, attempt, climb.tell)
+                for name, attempt, works in climb.rungs():
+                    await self._until(name, attempt, climb.tell, works=works)
             except SparkError as error:
                 return LadderRefused(error.problem)
         return LadderPassed()
 
-    async def _until(self, name: str, attempt: Attempt, tell: Callable[[str], None]) -> None:
+    async def _until(self, name: str, attempt: Attempt, tell: Callable[[str], None], *, works: bool) -> None:
         tell(name)
         began = self._monotonic()
         while (obstacle := await attempt()) is not None:
             tell(f"{name}: {obstacle}" if obstacle else name)
-            await self._sleep(pause(self._monotonic() - began))
+            await self._sleep(pause(self._monotonic() - began, works=works))

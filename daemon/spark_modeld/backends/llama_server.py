@@ -13,5 +13,7 @@ ENGINE = Engine(
     default_port=8080,
     names=openai_names,
     generations=OPENAI_GENERATIONS,
+    name_set_by="--alias",
+    key_set_by="--api-key",
     marks=(("/slots", slots), ("/metrics", prometheus)),
 )

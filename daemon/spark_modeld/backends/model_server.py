@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from spark_modeld.backends.engine import listed
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 _LIST_SECONDS = 2.0
 _KEEP_SECONDS = 10.0
-_ENDLESS_YEARS = 10
+_NEVER_SECONDS = 10 * 365 * 86400.0
 
 
 class OllamaServer:
@@ -24,11 +25,9 @@ class OllamaServer:
     ``read_key`` reads the file a model's ``api_key_file`` names: the key, or OSError.
     """
 
-    def __init__(
-        self, read_key: Callable[[str], str], *, year: Callable[[], int] = lambda: datetime.now().year
-    ) -> None:
+    def __init__(self, read_key: Callable[[str], str], *, wall: Callable[[], float] = time.time) -> None:
         self._read_key = read_key
-        self._year = year
+        self._wall = wall
 
     async def loaded(self, model: Model) -> tuple[Loaded, ...] | None:
         """See ports.ModelServer."""
@@ -56,13 +55,17 @@ class OllamaServer:
             name=_name(entry),
             bytes=_bytes(entry.get("size")),
             gpu_bytes=_bytes(entry.get("size_vram")),
-            endless=self._is_endless(entry.get("expires_at")),
+            ends_in=self._ends_in(entry.get("expires_at")),
         )
 
-    def _is_endless(self, expires_at: object) -> bool:
+    def _ends_in(self, expires_at: object) -> float | None:
         """Ollama writes "never" as an instant some centuries away."""
-        year = expires_at[:4] if isinstance(expires_at, str) else ""
-        return year.isdecimal() and int(year) > self._year() + _ENDLESS_YEARS
+        try:
+            at = datetime.fromisoformat(expires_at) if isinstance(expires_at, str) else None
+        except ValueError:
+            return None
+        left = (at.replace(tzinfo=at.tzinfo or UTC).timestamp() - self._wall()) if at is not None else _NEVER_SECONDS
+        return left if left < _NEVER_SECONDS else None
 
     def _probe(self, model: Model) -> Probe:
         from spark_modeld.backends.probe import Probe  # noqa: PLC0415 - aiohttp, which the start does not wait for

@@ -10,5 +10,6 @@ ENGINE = Engine(
     health_path="/v1/health/ready",
     names=openai_names,
     generations=OPENAI_GENERATIONS,
+    name_set_by="NIM_SERVED_MODEL_NAME",
     marks=(("/v1/metrics", prometheus),),
 )

@@ -1,7 +1,7 @@
 """Ollama. One server, many models: ready means that ``/api/ps`` lists the model.
 
 The load asks with ``keep_alive`` -1, or Ollama drops the model again after five idle minutes. A request without one
-leaves the model's as it is.
+leaves the model's as it is. A model's name is its tag; none means ``:latest``.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ ENGINE = Engine(
     names_path="/api/ps",
     alive_path="/api/ps",
     names=_names,
+    name_set_by="ollama cp",
     load=Request("/api/generate", lambda name: {"model": name, "keep_alive": -1, "stream": False}, _done),
     generations=(
         Request(

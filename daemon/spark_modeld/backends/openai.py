@@ -1,6 +1,7 @@
 """Any other server that speaks OpenAI's API; ``transformers serve`` is one.
 
-It may have no health path, and its model list may be empty: then the first answer is the only proof.
+It may have no health path, and its model list may be empty: then the first answer is the only proof. Nothing it
+counts is known either, so while it serves only answers prove that it is well.
 """
 
 from spark_modeld.backends.engine import OPENAI_GENERATIONS, Engine, openai_names

@@ -14,6 +14,8 @@ ENGINE = Engine(
     default_port=30000,
     names=openai_names,
     generations=OPENAI_GENERATIONS,
+    name_set_by="--served-model-name",
+    key_set_by="--api-key",
     alive_path="/v1/models",
     marks=(("/metrics", prometheus),),
 )

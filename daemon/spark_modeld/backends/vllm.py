@@ -12,5 +12,7 @@ ENGINE = Engine(
     default_port=8000,
     names=openai_names,
     generations=OPENAI_GENERATIONS,
+    name_set_by="--served-model-name",
+    key_set_by="--api-key",
     marks=(("/metrics", prometheus),),
 )

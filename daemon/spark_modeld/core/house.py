@@ -30,7 +30,8 @@ _ADMITTED = (life_of.FITS, life_of.GATE_PASSED)
 class House:
     """Lives and what they need. It steps lives and collects their effects; it plans nothing.
 
-    ``released_at`` is when (monotonic seconds) a lease of a model was last given back; ``lost`` are starts that came
+    ``released_at`` is when (monotonic seconds) a lease of a model was last given back, ``flowed_at`` when bytes of an
+    answer were last seen; ``lost`` are starts that came
     to nothing, with the reason, for those who wait for them.
     """
 
@@ -40,6 +41,7 @@ class House:
         self.lives: dict[str, Life] = {m: Life(Phase.UNKNOWN, now) for m in self.models}
         self.leases: dict[str, int] = {}
         self.released_at: dict[str, float] = {}
+        self.flowed_at: dict[str, float] = {}
         self.lost: list[tuple[str, Problem]] = []
         self.appraisals: dict[str, Appraisal] = {}
         self.accounts = Accounts(measured)
@@ -353,6 +355,7 @@ class House:
                 if at_rest and model not in needed:
                     del self.models[model], self.lives[model]
                     self.released_at.pop(model, None)
+                    self.flowed_at.pop(model, None)
             elif new is not old and (at_rest or (new.seat == old.seat and new.role is old.role)):
                 self.models[model] = new
                 if new.seat != old.seat:

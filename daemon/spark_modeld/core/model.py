@@ -358,14 +358,15 @@ class HugePages:
 class Loaded:
     """A model that a server of many holds: in bytes, and how much of that is the GPU's.
 
-    ``model`` is its id in the catalog, None for one that is not in it. ``endless``: it stays until it is unloaded.
+    ``model`` is its id in the catalog, None for one that is not in it. ``ends_in``: seconds until the server drops it
+    unless somebody uses it, None for never.
     """
 
     unit: str
     name: str
     bytes: int
     gpu_bytes: int
-    endless: bool = False
+    ends_in: float | None = None
     model: str | None = None
 
 

@@ -90,9 +90,9 @@ class Pulse:
         return max(1.0, min(10.0, self._patience / 4))
 
     def looked(
-        self, look: Look, now: float, *, released_at: float | None = None, in_flight: int = 0, may_ask: bool = True
+        self, look: Look, now: float, *, flowed_at: float | None = None, in_flight: int = 0, may_ask: bool = True
     ) -> None:
-        """A look; ``released_at`` is when the last lease was given back, ``in_flight`` how many are held.
+        """A look; ``in_flight`` is how many leases are held, ``flowed_at`` when one was given back or bytes came last.
 
         ``may_ask`` False: it is not to be asked for a token at the moment.
         """
@@ -106,8 +106,8 @@ class Pulse:
         self._in_flight = in_flight
         self._look = look
         self._may_ask_now = may_ask and self._may_ask
-        if released_at is not None:
-            self._flowed_at = max(self._flowed_at, released_at)
+        if flowed_at is not None:
+            self._flowed_at = max(self._flowed_at, flowed_at)
         if moved or (look.reach is Reach.WELL and not self._may_ask_now):
             self._answers(now)
 

@@ -19,6 +19,7 @@ class Server:
     """One server: what systemd shows of its unit, and what it says that it holds. ``asked_at``: when, monotonic;
     ``asks`` counts the questions, ``answered`` is the latest one that has an answer.
 
+    ``keeping`` is held while it is told what to keep, so that an older word never comes after a newer one.
     ``felled_by`` is the job, not ours, that takes it down, ``fallen`` the seats that were up before.
     """
 
@@ -32,6 +33,7 @@ class Server:
     felled_by: str | None = None
     fallen: frozenset[str] = frozenset()
     changed: asyncio.Event = field(default_factory=asyncio.Event)
+    keeping: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
     def running(self) -> bool:

@@ -22,6 +22,8 @@ from spark_modeld.tenancy.seats import Seat, Server
 
 POLL_SECONDS = 2.0
 FRESH_SECONDS = 0.25
+LEAVING_SECONDS = 3.0
+"""What ends so soon was told to go by somebody, and is on its way."""
 UNLOAD_SECONDS = 10.0
 """How long an unload that was asked for is waited for until it is asked for again."""
 
@@ -307,12 +309,21 @@ class Tenants:
 
     async def _pin(self, server: Server) -> None:
         """Keeps what serves: another client had it loaded until it is idle, or its request set an end to it."""
-        ends = {seat_of(server.unit, entry.name) for entry in server.loaded if not entry.endless}
-        lives, intruders = self._slot().house.lives, self._slot().intruders()
+        ends = {
+            seat_of(server.unit, entry.name)
+            for entry in server.loaded
+            if entry.ends_in is not None and entry.ends_in > LEAVING_SECONDS
+        }
         for model in self._models():
-            stays = lives[model.id].phase is Phase.SERVING and model.id not in intruders
-            if model.seat in ends and stays:
-                await self._api.pin(model)
+            if model.seat in ends:
+                async with server.keeping:
+                    if self._stays(model):
+                        await self._api.pin(model)
+
+    def _stays(self, model: Model) -> bool:
+        slot = self._slot()
+        life = slot.house.lives.get(model.id)
+        return life is not None and life.phase is Phase.SERVING and model.id not in slot.intruders()
 
     async def _ask(self, server: Server) -> bool:
         """Asks what it holds and tells what is new; False if it did not say."""
@@ -400,7 +411,8 @@ class Tenants:
                 break
             if model is not None and self._clock.now().mono - asked_at > UNLOAD_SECONDS:
                 asked_at = self._clock.now().mono
-                await self._api.unload(model)
+                async with seat.server.keeping:
+                    await self._api.unload(model)
                 continue
             await self._clock.sleep(pause)
             pause = min(pause * 1.5, 1.0)
