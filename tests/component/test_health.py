@@ -184,12 +184,25 @@ async def test_leases_given_back_and_a_token_now_and_then_keep_it(outside: Outsi
     await switched(outside, "alpha")
     outside.vitals.looks["alpha"] = Look(Reach.WELL)
     for _ in range(60):
-        assert outside.engine.grant("alpha")
+        lease = outside.engine.lease("alpha")
+        assert lease is not None
         await outside.advance(10)
-        outside.engine.release("alpha")
+        outside.engine.release(lease)
     outside.vitals.proofs["alpha"] = Proven(Proof.GIVEN)
     await outside.advance(3600)
     assert outside.calls("stop") == []
+
+
+async def test_an_answer_that_flows_is_no_stall_however_long_it_is(outside: Outside) -> None:
+    await switched(outside, "alpha")
+    outside.vitals.looks["alpha"] = Look(Reach.WELL)
+    assert outside.engine.lease("alpha") is not None
+    for _ in range(360):
+        outside.engine.flows("alpha")
+        await outside.advance(10)
+    assert outside.calls("stop") == []
+    await outside.advance(120 * 5 + 10)
+    assert outside.calls("stop") == [f"stop {unit('alpha')}"]
 
 
 async def test_a_look_that_goes_wrong_ends_neither_model_nor_daemon(outside: Outside) -> None:
