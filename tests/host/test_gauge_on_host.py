@@ -9,7 +9,7 @@ import pytest
 
 from support.gb10 import DAEMON, FOLDER, TOTAL, Gb10
 from support.nvml import DRIVER_NOT_LOADED, GIB, GPU_LOST, SONAME, VERSION_MISMATCH, Gpu, Process, library_dir
-from support.serving import Serving, await_that
+from support.serving import Events, Serving, await_that, bad_model
 from support.spark import CONTROL_SOCKET, REPOSITORY, SOURCE, SparkHost
 
 pytestmark = pytest.mark.host
@@ -118,6 +118,22 @@ def test_a_driver_that_hangs_costs_neither_answers_nor_threads(serving: Serving,
     gb10.nvml.works()
     memory_when(serving, lambda memory: not memory["stale"], "the driver to answer again")
     assert told(serving) == []
+
+
+def test_a_load_is_killed_at_the_floor_also_while_the_driver_hangs(serving: Serving, gb10: Gb10) -> None:
+    """A machine that runs out of memory is the one whose driver hangs."""
+    serving.host.model("slow", bad_model("slow", 8003, "--never-ready", memory="10GiB"))
+    serving.reload()
+    with Events(serving.host) as events:
+        switch = serving.begin("slow")  # beside alpha: there is room for both
+        events.phase("slow", "warming")
+        gb10.nvml.hang()
+        gb10.available(2 * GIB)
+        events.phase("slow", "stopping")
+    gb10.reset()
+    ended = serving.ended(switch)
+    assert (ended["error"]["code"], ended["error"]["available"]) == ("memory-refused", 2 * GIB)
+    assert serving.active("slow") in {"inactive", "failed"}
 
 
 def test_two_gpus_are_one_pool_and_a_process_on_both_is_one(serving: Serving, gb10: Gb10) -> None:
