@@ -213,7 +213,8 @@ async def test_memory_is_measured_afresh(control: Control) -> None:
     ]
     assert shown["huge_pages"] == {"reserved": 2 * GIB, "free": GIB, "page": 2 << 20}
     assert shown["processes"][1]["bytes"] is None
-    assert {m["model"]: m["bytes"] for m in shown["models"]} == {"qwen": 37 * GIB, "embed": 0}
+    assert {m["model"]: m["bytes"] for m in shown["models"]} == {"qwen": 37 * GIB, "embed": None}
+    assert {m["model"]: m["host_bytes"] for m in shown["models"]} == {"qwen": 6 * GIB, "embed": 0}
 
 
 async def test_reload(control: Control) -> None:

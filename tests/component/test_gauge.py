@@ -334,7 +334,17 @@ async def test_a_thorough_reading_names_the_largest_strangers(bench: Bench, big:
     assert (first.pid, first.bytes, first.unit) == (os.getpid(), 40 * GIB, "user@1000.service")
     assert (first.command, first.user) == (own_program(), user_name(os.getuid()))
     assert [stranger.pid for stranger in others] == [4_000_006, 4_000_005, 4_000_004, 4_000_003]  # 7 is qwen's
-    assert (await bench.gauge.read()).strangers == ()
+    assert reading.host_held == {"qwen": 7 * GIB}
+    plain = await bench.gauge.read()
+    assert (plain.strangers, plain.host_held) == ((), {})
+
+
+async def test_a_process_is_a_stranger_only_if_it_is_big(bench: Bench, big: dict[int, int]) -> None:
+    bench.units.known = {4_000_001: "sglang-qwen.service", 4_000_002: "sglang-qwen.service"}
+    big |= {4_000_001: GIB // 2, 4_000_002: GIB // 4, 4_000_003: GIB - 1, 4_000_004: GIB}
+    reading = await bench.gauge.read(thorough=True)
+    assert [stranger.pid for stranger in reading.strangers] == [4_000_004]
+    assert reading.host_held == {"qwen": GIB * 3 // 4}
 
 
 async def test_strangers_do_not_matter_beside_a_gpu_with_memory_of_its_own(bench: Bench, big: dict[int, int]) -> None:

@@ -75,6 +75,7 @@ def make_reading(**changes: Any) -> Reading:
             GpuProcess(4242, 37 * GIB, "python3", "spark-model@qwen.service", "qwen", "spark-model"),
             GpuProcess(77, None, "Xorg", user="root"),
         ),
+        "host_held": {"qwen": 6 * GIB},
         "strangers": (HostProcess(88, 12 * GIB, "llama-server", "user@1000.service", "ann"),),
     }
     return Reading(**{**values, **changes})

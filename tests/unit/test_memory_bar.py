@@ -26,7 +26,7 @@ def answer(available: int, **more: Any) -> dict[str, Any]:
 
 
 def model(name: str, size: int) -> dict[str, Any]:
-    return {"model": name, "state": "serving", "bytes": size * GIB}
+    return {"model": name, "state": "serving", "bytes": size * GIB, "host_bytes": 0}
 
 
 def process(pid: int, size: int | None, model: str | None = None) -> dict[str, Any]:
@@ -76,6 +76,11 @@ def test_the_legend_says_who_and_how_much() -> None:
     assert lines[0] == "          a   40.0 GiB  qwen, serving"
     assert lines[1] == "          b   10.0 GiB  python3, PID 3 of ann, host memory"
     assert "56.0 GiB  for models" in lines[3]
+
+
+def test_a_model_is_one_holder_also_where_only_host_memory_is_seen() -> None:
+    both, host = model("qwen", 40) | {"host_bytes": 6 * GIB}, model("cpu", 0) | {"bytes": None, "host_bytes": 10 * GIB}
+    assert cells(answer(64, models=[both, host])) == {"a": 23, "b": 5, "█": 4, "░": 28, "▒": 3, "▓": 1}
 
 
 def test_a_container_has_its_short_name() -> None:

@@ -33,7 +33,7 @@ def memory_bar(shown: dict[str, Any], indent: int) -> list[str]:
         for number, (letter, (held, text)) in enumerate(zip(ascii_lowercase, _holders(shown), strict=False))
     ]
     rest = total - available - sum(part.bytes for part in parts)
-    parts.append(_Part(other, "dim", max(0, rest), "everything else: the system, caches in use, what no list shows"))
+    parts.append(_Part(other, "dim", max(0, rest), "everything else: the system, and what no list shows"))
     levels = [
         _Part(free, "dim", max(0, available - shown["reserve"]), "for models"),
         _Part(reserve, "yellow", shown["reserve"], "reserve: no model is admitted into it"),
@@ -50,7 +50,8 @@ def memory_bar(shown: dict[str, Any], indent: int) -> list[str]:
 
 def _holders(shown: dict[str, Any]) -> list[tuple[int, str]]:
     """Bytes and words for whoever is seen to hold memory, the largest first; a model is one holder."""
-    found = [(m["bytes"], f"{m['model']}, {m['state']}") for m in shown["models"] if m["bytes"]]
+    models = [((m["bytes"] or 0) + m["host_bytes"], f"{m['model']}, {m['state']}") for m in shown["models"]]
+    found = [model for model in models if model[0]]
     nobodys = [p for p in shown["processes"] if p["model"] is None and p["bytes"]]
     found += [(p["bytes"], _who(p)) for p in nobodys]
     found += [(p["bytes"], f"{_who(p)}, host memory") for p in shown["strangers"]]

@@ -33,8 +33,10 @@ def _lines(problem: dict[str, Any]) -> Iterator[str]:
     if numbers:
         yield "  " + ", ".join(numbers)
     for holder in _members(problem, "holders"):
-        who = holder.get("model") or f"{holder.get('command') or 'a process'} (PID {holder.get('pid')})"
-        yield f"  held by {clean(str(who))}: {size(holder.get('bytes'))}"
+        user = f" of {holder['user']}" if holder.get("user") else ""
+        who = holder.get("model") or f"{holder.get('command') or 'a process'} (PID {holder.get('pid')}{user})"
+        where = " of host memory" if holder.get("memory") == "host" else ""
+        yield f"  held by {clean(str(who))}: {size(holder.get('bytes'))}{where}"
     for finding in findings:
         place = ": ".join(str(finding[k]) for k in ("file", "key", "code") if finding.get(k))
         yield f"  {clean(place)}: {clean(str(finding.get('message', '')))}"

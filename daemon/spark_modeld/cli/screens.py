@@ -64,8 +64,11 @@ def memory(shown: dict[str, Any]) -> list[str]:
     ]
     lines += [_labelled("note", clean(note)) for note in shown["notes"]]
     if shown["models"]:
-        held = [(m["model"], m["state"], size(m["bytes"]), _footprint(m["footprint"])) for m in shown["models"]]
-        lines += ["", *table(("MODEL", "STATE", "HOLDS ON GPU", "FOOTPRINT"), held)]
+        held = [
+            (m["model"], m["state"], size(m["bytes"]), size(m["host_bytes"]), _footprint(m["footprint"]))
+            for m in shown["models"]
+        ]
+        lines += ["", *table(("MODEL", "STATE", "GPU MEMORY", "HOST MEMORY", "FOOTPRINT"), held)]
     if shown["processes"]:
         rows = [
             (

@@ -118,14 +118,22 @@ def _levels(reading: Reading, catalog: Catalog) -> dict[str, Any]:
     }
 
 
+def _sums(amounts: Iterable[tuple[str | None, int | None]]) -> dict[str, int]:
+    """Model -> bytes."""
+    sums: dict[str, int] = {}
+    for model_id, size in amounts:
+        if model_id is not None:
+            sums[model_id] = sums.get(model_id, 0) + (size or 0)
+    return sums
+
+
 def memory(reading: Reading, snapshot: Snapshot) -> wire.Memory:
     """A reading with its processes, and the sum per model that is alive or holds memory."""
-    held: dict[str, int] = {}
-    for process in reading.processes:
-        if process.model is not None:
-            held[process.model] = held.get(process.model, 0) + (process.bytes or 0)
+    held = _sums((p.model, p.bytes) for p in reading.processes) | _sums((s.model, s.bytes) for s in reading.loaded)
     pages = reading.huge_pages
-    alive = [s for s in snapshot.models.values() if s.model.id in held or s.phase not in _AT_REST]
+    alive = [
+        s for s in snapshot.models.values() if s.model.id in {*held, *reading.host_held} or s.phase not in _AT_REST
+    ]
     return wire.Memory(
         **_levels(reading, snapshot.catalog),
         huge_pages=wire.HugePages(reserved=pages.reserved, free=pages.free, page=pages.page) if pages else None,
@@ -141,7 +149,8 @@ def memory(reading: Reading, snapshot: Snapshot) -> wire.Memory:
             wire.ModelMemory(
                 model=s.model.id,
                 state=s.phase,
-                bytes=held.get(s.model.id, 0),
+                bytes=held.get(s.model.id),
+                host_bytes=reading.host_held.get(s.model.id, 0),
                 footprint=_footprint(s.footprint),
             )
             for s in alive

@@ -269,11 +269,15 @@ class HugePages(Struct, kw_only=True):
 
 
 class ModelMemory(Struct, kw_only=True):
-    """What the processes of one model hold, and what it was said to need."""
+    """What one model holds, and what it was said to need."""
 
     model: str
     state: Phase
-    bytes: Bytes
+    bytes: Annotated[
+        int | None,
+        Meta(description="of GPU memory, or what its server says; null where nobody shows anything of it"),
+    ]
+    host_bytes: Annotated[int, Meta(description="of the machine's own memory beside that, by its larger processes")]
     footprint: Footprint
 
 

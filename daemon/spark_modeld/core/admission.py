@@ -140,7 +140,7 @@ def _memory_refused(
         for p in reading.processes
         if (p.model is None or p.model not in known) and p.unit not in servers
     ]
-    holders += [_process(p, None, "host") for p in reading.strangers]
+    holders += [_process(p, None, "host") for p in reading.strangers if p.unit not in servers]
     if holders:
         detail += " Held by " + ", ".join(_name(h) for h in holders) + "."
     extra = {

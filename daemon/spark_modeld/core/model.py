@@ -376,7 +376,8 @@ class Reading:
 
     ``stale`` says that NVML did not answer in time and ``processes`` are from an earlier reading;
     ``total`` and ``available`` are then still fresh wherever the kernel supplies them. ``strangers``
-    are looked for in thorough readings only, the largest first. ``loaded`` is what servers of many models
+    and ``host_held`` (what models hold of the machine's own memory beside the GPU's) are looked for in
+    thorough readings only, strangers with the largest first. ``loaded`` is what servers of many models
     say that they hold. ``notes`` say in words what a person should know.
     """
 
@@ -389,6 +390,7 @@ class Reading:
     gpu: str | None = None
     processes: tuple[GpuProcess, ...] = ()
     strangers: tuple[HostProcess, ...] = ()
+    host_held: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     huge_pages: HugePages | None = None
     loaded: tuple[Loaded, ...] = ()
     notes: tuple[str, ...] = ()

@@ -8,14 +8,14 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from spark_modeld.core.errors import Code, refuse
-from spark_modeld.core.model import GpuProcess, HostProcess, Instant, MemorySource, Reading
+from spark_modeld.core.model import GpuProcess, Instant, MemorySource, Reading
 from spark_modeld.memory.attribution import Owners
 from spark_modeld.memory.lone_thread import LoneThread
 from spark_modeld.memory.meminfo import read_meminfo
 from spark_modeld.memory.nvml import Nvml, Survey
 from spark_modeld.memory.processes import Processes, UnitOf
 from spark_modeld.memory.shape import pool_of
-from spark_modeld.memory.strangers import Strangers
+from spark_modeld.memory.strangers import HostMemory, Strangers
 from spark_modeld.ports import Clock
 
 _NO_OWNERS = Owners()
@@ -74,9 +74,11 @@ class NvmlGauge:
         in, and the reading is ``stale``.
         """
         look = self._strangers.find(self._clock.now().mono) if thorough else _nobody()
-        strangers, _ = await asyncio.gather(look, self._hear_nvml(thorough=thorough))
+        host, _ = await asyncio.gather(look, self._hear_nvml(thorough=thorough))
         self._last = reading = self._compose()
-        return reading if reading.source is MemorySource.DISCRETE else replace(reading, strangers=strangers)
+        if reading.source is MemorySource.DISCRETE:
+            return reading
+        return replace(reading, strangers=host.strangers, host_held=host.held)
 
     async def close(self) -> bool:
         """Ends the gauge's threads. False when one hangs: it ends when its call returns, or with the process."""
@@ -142,8 +144,8 @@ class NvmlGauge:
         return (f"{since}: the processes are those of {_utc(self._answered_at)}",)
 
 
-async def _nobody() -> tuple[HostProcess, ...]:
-    return ()
+async def _nobody() -> HostMemory:
+    return HostMemory()
 
 
 def _utc(instant: Instant) -> str:

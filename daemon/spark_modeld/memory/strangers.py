@@ -1,14 +1,30 @@
-"""Processes that hold much of the machine's own memory and work for no model: a stray CPU server, say."""
+"""Who holds much of the machine's own memory: models, and strangers that work for none, a stray CPU server, say."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from spark_modeld.core.model import HostProcess
 from spark_modeld.memory.lone_thread import LoneThread
 from spark_modeld.memory.processes import Processes
 from spark_modeld.memory.procfs import big_processes
 
-LEAST_BYTES = 1 << 30
+LEAST_BYTES = 256 << 20
+STRANGE_BYTES = 1 << 30
 SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class HostMemory:
+    """The largest strangers, and model -> bytes, each without what it holds of a GPU's memory.
+
+    A driver's allocations are not part of a process's resident memory.
+    """
+
+    strangers: tuple[HostProcess, ...] = ()
+    held: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
 
 
 class Strangers:
@@ -19,19 +35,18 @@ class Strangers:
         self._processes = processes
         self._deadline = deadline
 
-    async def find(self, now: float) -> tuple[HostProcess, ...]:
-        """The largest ones; empty when /proc does not answer in time. ``now`` is monotonic seconds.
-
-        One that also holds GPU memory is among them with what it holds beside that: a driver's allocations are not
-        part of a process's resident memory.
-        """
+    async def find(self, now: float) -> HostMemory:
+        """The processes of this moment; none when /proc does not answer in time. ``now`` is monotonic seconds."""
         try:
             big = await self._thread.call(lambda: big_processes(LEAST_BYTES), self._deadline)
         except (TimeoutError, OSError):
-            return ()
-        named = await self._processes.name(big, now)
-        nobodys = [process for process in named if process.model is None]
-        return tuple(
-            HostProcess(process.pid, process.bytes or 0, process.command, process.unit, process.user)
-            for process in nobodys[:SHOWN]
-        )
+            return HostMemory()
+        held: dict[str, int] = {}
+        strangers = []
+        for process in await self._processes.name(big, now):
+            size = process.bytes or 0
+            if process.model is not None:
+                held[process.model] = held.get(process.model, 0) + size
+            elif size >= STRANGE_BYTES:
+                strangers.append(HostProcess(process.pid, size, process.command, process.unit, process.user))
+        return HostMemory(tuple(strangers[:SHOWN]), held)
