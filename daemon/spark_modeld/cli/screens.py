@@ -65,7 +65,13 @@ def memory(shown: dict[str, Any]) -> list[str]:
     lines += [_labelled("note", clean(note)) for note in shown["notes"]]
     if shown["models"]:
         held = [
-            (m["model"], m["state"], size(m["bytes"]), size(m["host_bytes"]), _footprint(m["footprint"]))
+            (
+                m["model"],
+                m["state"],
+                size(m["bytes"]),
+                size(m["host_bytes"]) if m["host_bytes"] else "-",
+                _footprint(m["footprint"]),
+            )
             for m in shown["models"]
         ]
         lines += ["", *table(("MODEL", "STATE", "GPU MEMORY", "HOST MEMORY", "FOOTPRINT"), held)]
