@@ -44,11 +44,15 @@ from spark_modeld.systemd.marks import Marks
 
 if TYPE_CHECKING:
     from spark_modeld.control.server import Kind, Runner
+    from spark_modeld.gateway.doors import Doors
+    from spark_modeld.gateway.server import Gateway
 
 log = structlog.get_logger()
 
 OPERATORS_GROUP = "spark-modeld"
 _EXTEND_USEC = 30_000_000
+# Well within TimeoutStopSec=.
+DRAIN_SECONDS = 60.0
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -101,9 +105,7 @@ class Daemon:
             clock=clock,
             journal=Journalctl(user=user),
             inspector=HostInspector(Eyes(checkpoint.read, checkpoint.stamp, user=user), LoneThread),
-            source=ConfigDirectory(
-                where.config, passed=[_address(s) for s in (*self._passed.http, *self._passed.gateway)]
-            ),
+            source=ConfigDirectory(where.config, passed=[_address(s) for s in self._passed.tcp]),
         )
         self._engine = Engine(outside, boot_id=_boot_id(), new_id=lambda: f"sw-{secrets.token_hex(5)}")
         self._metrics = Metrics()
@@ -129,6 +131,7 @@ class Daemon:
         self._follow_log_level(self._engine.snapshot)
         self._engine.listen(self._follow_log_level)
         runner = await self._serve()
+        gateway, doors = self._open_gateway()
         self._engine.listen(_tell_status)
         notify.ready()
         _tell_status(self._engine.snapshot)
@@ -142,9 +145,11 @@ class Daemon:
         notify.stopping()
         notify.extend_timeout(_EXTEND_USEC)
         self._engine.refrain()
+        # Streams may go on for a while, and systemd wants to hear of us meanwhile.
+        await asyncio.gather(runner.close(), gateway.close(DRAIN_SECONDS if stopped else 0.0))
+        doors.close()
         watchdog.cancel()
         await asyncio.gather(watchdog, return_exceptions=True)
-        await runner.close()
         await self._engine.shut_down()
         unhurt = await self._gauge.close()
         self._pressure.close()
@@ -181,6 +186,17 @@ class Daemon:
             gate_uid=os.getuid() if self._user else 0,
             metrics=self._metrics,
         )
+
+    def _open_gateway(self) -> tuple[Gateway, Doors]:
+        from spark_modeld.gateway.doors import Doors  # noqa: PLC0415 - imported by ``_import_aiohttp``
+        from spark_modeld.gateway.server import Gateway  # noqa: PLC0415
+
+        gateway = Gateway(self._engine, TokenStore(self._where.tokens), self._metrics)
+        passed = self._passed
+        doors = Doors(gateway, sockets.bind_early, passed=passed.gateway, ports=passed.ports)
+        doors.follow(self._engine.snapshot)
+        self._engine.listen(doors.follow)
+        return gateway, doors
 
     def _listeners(self) -> list[tuple[socket.socket, Kind]]:
         """The sockets systemd passed; started by hand, our own."""
@@ -231,7 +247,7 @@ def _leave(status: int) -> NoReturn:
 
 def _import_aiohttp() -> None:
     """Everything that needs it, ``lean`` first."""
-    for name in ("lean", "control.server", "backends.climb"):
+    for name in ("lean", "control.server", "backends.climb", "gateway.server", "gateway.doors"):
         import_module(f"spark_modeld.{name}")
 
 

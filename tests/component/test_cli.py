@@ -462,5 +462,8 @@ async def test_shutdown_stops_daemon_and_sockets(ctl: Ctl, tmp_path: Path) -> No
     assert (await ctl("shutdown", PATH=path)).code == 0
     assert (await ctl("shutdown", "--user", "--json", PATH=path)).json["stopped"][-1] == "spark-modeld.service"
     assert (await ctl("shutdown", PATH=path, FAIL="4")).code == 1
-    units = "stop spark-modeld.socket spark-modeld-http.socket spark-modeld.service"
+    units = (
+        "stop spark-modeld.socket spark-modeld-http.socket spark-modeld-gateway.socket spark-modeld-port@*.socket "
+        "spark-modeld.service"
+    )
     assert (tmp_path / "calls").read_text().splitlines() == [units, f"--user {units}", units]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from support.scene import SETTINGS, Scene, bad_model
-from support.spark import SparkHost
+from support.spark import SOCKETS, SparkHost
 from support.witness import DAEMON, Events
 
 pytestmark = pytest.mark.host
@@ -204,8 +204,8 @@ def test_operators_may_and_others_are_told_how(scene: Scene) -> None:
 
 
 def test_without_a_socket_the_command_says_what_to_start(scene: Scene) -> None:
-    scene.host.run("systemctl", "stop", "spark-modeld.socket", "spark-modeld-http.socket", DAEMON)
+    scene.host.run("systemctl", "stop", *SOCKETS, DAEMON)
     gone = scene.host.run("spark-modelctl", "status", check=False)
     assert (gone.returncode, "systemctl start spark-modeld.socket" in gone.stderr) == (3, True)
-    scene.host.run("systemctl", "start", "spark-modeld.socket", "spark-modeld-http.socket")
+    scene.host.run("systemctl", "start", *SOCKETS)
     scene.serves("alpha", ALPHA)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from support.spark import SparkHost
+from support.spark import SOCKETS, SparkHost
 from support.tiny_models import sentence_of
 
 pytestmark = pytest.mark.host
@@ -58,12 +58,12 @@ def test_no_answer_is_a_refusal(host: SparkHost, model: str) -> None:
 
 def test_without_the_socket_nothing_is_admitted(host: SparkHost) -> None:
     host.model("lonely", SLEEP)
-    host.run("systemctl", "stop", "spark-modeld.socket", "spark-modeld-http.socket", "spark-modeld.service")
+    host.run("systemctl", "stop", *SOCKETS, "spark-modeld.service")
     try:
         assert not start(host, "lonely")
         assert "systemctl start spark-modeld.socket" in said(host, "lonely")
     finally:
-        host.run("systemctl", "start", "spark-modeld.socket", "spark-modeld-http.socket")
+        host.run("systemctl", "start", *SOCKETS)
 
 
 def test_the_gate_starts_the_daemon(host: SparkHost) -> None:

@@ -12,6 +12,7 @@ SYSTEM_UNITS = (
     "spark-modeld.service",
     "spark-modeld.socket",
     "spark-modeld-http.socket",
+    "spark-modeld-gateway.socket",
     "spark-model@alpha.service",
     "spark-models.slice",
 )

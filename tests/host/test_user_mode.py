@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from support.spark import SparkHost, llama_model
+from support.spark import SOCKETS, SparkHost, llama_model
 from support.tiny_models import sentence_of, tiny_model
 from support.witness import until
 
@@ -70,7 +70,7 @@ class User:
 def user(installed_host: SparkHost) -> User:
     user = User(installed_host, "ursula")
     user.configure()
-    user.systemctl("enable", "--now", "spark-modeld.socket", "spark-modeld-http.socket")
+    user.systemctl("enable", "--now", *SOCKETS)
     return user
 
 
@@ -112,14 +112,14 @@ def test_the_socket_is_the_users_own(user: User) -> None:
 @pytest.fixture
 def by_hand(user: User) -> Iterator[subprocess.Popen[str]]:
     """``spark-modeld --user`` in the foreground, while systemd has none."""
-    user.systemctl("stop", "spark-modeld.socket", "spark-modeld-http.socket", "spark-modeld.service")
+    user.systemctl("stop", *SOCKETS, "spark-modeld.service")
     script = 'echo $$ >"$XDG_RUNTIME_DIR/by-hand.pid"; exec spark-modeld --user'
     environment = ("env", f"XDG_RUNTIME_DIR=/run/user/{user.uid}", "sh", "-c", script)
     daemon = user.host.popen(*environment, user=user.name, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     yield daemon
     end_by_hand(user)
     daemon.communicate(timeout=30)
-    user.systemctl("start", "spark-modeld.socket", "spark-modeld-http.socket")
+    user.systemctl("start", *SOCKETS)
 
 
 def end_by_hand(user: User) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from typing import Any
 
-from support.spark import SOURCE, SparkHost, quoted
+from support.spark import SOCKETS, SOURCE, SparkHost, quoted
 from support.witness import DAEMON, Events, engines, unit, until
 
 HOLDS = "/run/holds"
@@ -134,7 +134,7 @@ class Scene:
     def reset(self) -> None:
         """Back to an empty slot, with the daemon running and nothing held up."""
         self.release()
-        self.host.run("systemctl", "start", "spark-modeld.socket", "spark-modeld-http.socket", DAEMON)
+        self.host.run("systemctl", "start", *SOCKETS, DAEMON)
         self.switch(None)
         assert engines(self.host) == {}
 

@@ -17,6 +17,7 @@ from support.tiny_models import MODELS, tiny_model
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SOURCE = "/usr/src/spark-modeld"
+SOCKETS = ("spark-modeld.socket", "spark-modeld-http.socket", "spark-modeld-gateway.socket")
 CONTROL_SOCKET = "/run/spark-modeld/control.sock"
 
 
@@ -113,7 +114,7 @@ class SparkHost(host.Host):
 
     def enable(self) -> None:
         """Enables the sockets, as an administrator would."""
-        self.run("systemctl", "enable", "--now", "spark-modeld.socket", "spark-modeld-http.socket")
+        self.run("systemctl", "enable", "--now", *SOCKETS)
 
     def api(self, method: str, path: str, body: object = None, *, timeout: float = 60) -> tuple[int, Any]:
         """One call on the control socket as root: the status and the JSON of the answer (None if it has none)."""

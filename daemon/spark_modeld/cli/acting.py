@@ -17,7 +17,13 @@ from spark_modeld.cli.options import Ctl, common, pass_ctl
 from spark_modeld.cli.progress import Lines, Live, Progress, Silent, follow
 from spark_modeld.cli.text import phase, span
 
-_UNITS = ("spark-modeld.socket", "spark-modeld-http.socket", "spark-modeld.service")
+_UNITS = (
+    "spark-modeld.socket",
+    "spark-modeld-http.socket",
+    "spark-modeld-gateway.socket",
+    "spark-modeld-port@*.socket",
+    "spark-modeld.service",
+)
 
 
 @click.command()

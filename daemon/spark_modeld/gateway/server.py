@@ -22,7 +22,6 @@ from spark_modeld.metrics import Metrics
 _LOG = structlog.get_logger(__name__)
 
 CONNECTIONS_LIMIT = 4096
-DRAIN_SECONDS = 60.0
 _SWEEP_SECONDS = 1.0
 _HEARING_SECONDS = 1.0
 
@@ -71,7 +70,7 @@ class Gateway:
         """Accepts no more from a socket; who is connected stays."""
         self._listeners.pop(sock).shut()
 
-    async def close(self, drain_seconds: float = DRAIN_SECONDS) -> None:
+    async def close(self, drain_seconds: float) -> None:
         """Accepts no more, lets what is under way end (``drain_seconds``), and ends the rest with an error.
 
         Whoever has connected and has not asked yet is heard (1 s): a restart refuses no connection.

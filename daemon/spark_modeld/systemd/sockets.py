@@ -23,6 +23,8 @@ GATEWAY = "gateway"
 _FIRST_FD = 3
 _PORT_NAME = re.compile(r"port-([0-9]{1,5})")
 _BACKLOG = 1024
+# For both families (ip(7), ipv6(7)); the socket module has no name for it.
+_IP_FREEBIND = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,11 @@ class Sockets:
         """For the gateway ports that mean one model each (``port-<n>``), by port."""
         found = {name: _PORT_NAME.fullmatch(name) for name in self.by_name}
         return {int(match[1]): self.by_name[name] for name, match in found.items() if match}
+
+    @property
+    def tcp(self) -> tuple[socket.socket, ...]:
+        """All that listen on TCP: the control API, the gateway and the ports of models."""
+        return (*self.http, *self.gateway, *(sock for socks in self.ports.values() for sock in socks))
 
     def close(self) -> None:
         """Closes all of them."""
@@ -126,7 +133,12 @@ def bind_unix(where: str | os.PathLike[str], *, mode: int = 0o660, group: str | 
         raise
 
 
-def bind_tcp(address: str) -> socket.socket:
+def bind_early(address: str) -> socket.socket:
+    """``bind_tcp``, also to an address that this machine does not have yet (a tunnel that comes up later)."""
+    return bind_tcp(address, early=True)
+
+
+def bind_tcp(address: str, *, early: bool = False) -> socket.socket:
     """Listens on ``host:port``, with an IPv6 host in brackets. ValueError if it is none, OSError if it is taken."""
     host, port = split_address(address)
     infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -136,6 +148,8 @@ def bind_tcp(address: str) -> socket.socket:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if early:
+            sock.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
         sock.bind(where)
         return _listen(sock)
     except BaseException:
