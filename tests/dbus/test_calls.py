@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 from tests.support.bus import Bus, Recorder
 
+from spark_modeld.core.appraisal import UnitFacts
 from spark_modeld.core.errors import Code, SparkError
 from spark_modeld.core.model import ActiveState
 from spark_modeld.ports import BusConnected, CallDone, CallFailed, CallFailure, JobQueued, JobRemoved, UnitChanged
 from spark_modeld.systemd.manager import Manager
+from spark_modeld.systemd.translate import unit_facts
 
 pytestmark = pytest.mark.dbus
 
@@ -133,6 +135,26 @@ async def test_processes(bus: Bus, manager: Manager, seen: Recorder) -> None:
     with pytest.raises(SparkError) as refused:
         await manager.processes(UNIT)
     assert refused.value.problem.code is Code.INTERNAL
+
+
+async def test_facts(bus: Bus, manager: Manager, seen: Recorder) -> None:
+    await bus.unit(UNIT, UnitFileState="enabled", Restart="always", User="spark")
+    await connected(manager, seen, UNIT)
+    assert await manager.facts(UNIT) == UnitFacts(file_state="enabled", restart="always", user="spark")
+    assert (await manager.facts("other.service")).load == "not-found"
+    for error, load in (("NoSuchUnit", "not-found"), ("BadUnitSetting", "error")):
+        await bus.plan("LoadUnit", {"error": SYSTEMD + error})
+        assert (await manager.facts(UNIT)).load == load
+    await bus.plan("LoadUnit", {"error": BUS + "NoReply"})
+    with pytest.raises(SparkError) as refusal:
+        await manager.facts(UNIT)
+    assert refusal.value.problem.code is Code.BUS_LOST
+
+
+def test_the_command_of_a_unit_is_its_only_one() -> None:
+    start = ("/opt/vllm", ["/opt/vllm", "serve"], False, 0, 0, 0, 0, 0, 0, 0)
+    assert unit_facts({"ExecStart": [start]}).command == ("/opt/vllm", "serve")
+    assert unit_facts({"ExecStart": [start, start]}).command == ()
 
 
 async def test_unit_of(bus: Bus, manager: Manager, seen: Recorder) -> None:

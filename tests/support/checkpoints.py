@@ -224,11 +224,11 @@ def shard(path: Path, size: int, dtype: str = "BF16") -> None:
 CASES: dict[str, Published] = {
     "Qwen3-32B": Published(QWEN3_32B, 65_524_246_528, 17),
     "Qwen3-32B-NVFP4": Published(QWEN3_32B, 20_300_000_000, 5, {"hf_quant_config.json": NVFP4}),
-    "Llama-4-Scout-17B-16E": Published(LLAMA_4_SCOUT, 217_283_587_328, 50),
+    "Llama-4-Scout-17B-16E": Published(LLAMA_4_SCOUT, 217_283_587_072, 50),
     "DeepSeek-R1-Distill-Llama-8B": Published(DISTILL_LLAMA_8B, 16_060_522_496, 2),
     "Llama-3.3-70B": Published(LLAMA_3_3_70B, 141_107_412_992, 30),
     "gpt-oss-120b": Published(GPT_OSS_120B, 65_248_815_744, 15),
     "DeepSeek-V3": Published(DEEPSEEK_V3, 688_586_727_753, 163),
-    "Gemma-3-27B": Published(GEMMA_3_27B, 54_864_738_528, 12),
-    "Qwen3-Next-80B-A3B": Published(QWEN3_NEXT_80B, 162_653_000_000, 41),
+    "Gemma-3-27B": Published(GEMMA_3_27B, 54_864_813_280, 12),
+    "Qwen3-Next-80B-A3B": Published(QWEN3_NEXT_80B, 162_649_725_440, 41),
 }

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from spark_modeld.checkpoint import read
+from spark_modeld.checkpoint.gguf import header
 from spark_modeld.core.footprint import CacheKind, Checkpoint, Format, Layers, PartName, estimate, parse_flags
 from spark_modeld.core.model import EngineKind
 from support.checkpoints import DEEPSEEK_V3, GPT_OSS_120B, QWEN3_32B, shard, write
@@ -306,3 +307,52 @@ def test_gpt_oss_carries_over(tmp_path: Path) -> None:
         CacheKind.SLIDING: 18,
     }
     assert found.architecture.notes == ("one layer in 2 full, as gpt_oss has it",)
+
+
+def as_the_package_says(path: Path) -> dict[str, object]:
+    """The values of a header that are neither texts of any length nor lists, as the gguf package reads them."""
+    found: dict[str, object] = {}
+    for name, field in gguf.GGUFReader(path).fields.items():
+        if not name.startswith("GGUF."):
+            found[name] = field.contents()
+    return found
+
+
+def put_every_type(path: Path) -> Path:
+    writer = gguf.GGUFWriter(str(path), "llama")
+    for kind, value in (("uint8", 255), ("int8", -3), ("uint16", 65535), ("int16", -300), ("uint32", 1 << 31)):
+        getattr(writer, f"add_{kind}")(f"x.{kind}", value)
+    for kind, value in (("int32", -(1 << 30)), ("uint64", 1 << 63), ("int64", -(1 << 62)), ("bool", True)):
+        getattr(writer, f"add_{kind}")(f"x.{kind}", value)
+    writer.add_float32("x.float32", 1.5)
+    writer.add_float64("x.float64", 2.25)
+    writer.add_string("x.string", "größe")
+    writer.add_array("x.numbers", [1, 2, 3])
+    writer.add_array("x.flags", [True, False])
+    writer.add_array("x.words", ["a", "b"])
+    writer.add_custom_alignment(64)
+    writer.add_tensor("t", np.zeros((3, 5), dtype=np.float16))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_the_reader_agrees_with_the_gguf_package(tmp_path: Path) -> None:
+    files = [
+        put_every_type(tmp_path / "every.gguf"),
+        put_gguf(tmp_path / "m.gguf"),
+        tiny_model("tiny-alpha"),
+        tiny_model("tiny-loop", loop=True),
+    ]
+    for path in files:
+        ours, theirs = header(path), as_the_package_says(path)
+        assert ours.values.keys() | ours.skipped == theirs.keys()
+        for name, value in ours.values.items():
+            assert value == theirs[name] or (value == "" and len(str(theirs[name])) > 256), name
+        reader = gguf.GGUFReader(path)
+        assert ours.tensors == len(reader.tensors)
+        assert ours.reaches == max(int(tensor.data_offset) for tensor in reader.tensors)
+    assert header(files[0]).values["x.uint64"] == 1 << 63
+    assert header(files[0]).skipped == {"x.words"}

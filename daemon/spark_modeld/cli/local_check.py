@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -25,7 +26,7 @@ def check_path(path: str, memory: dict[str, Any] | None, models: list[dict[str, 
     from spark_modeld.core.check import memory as memory_findings
     from spark_modeld.core.finding import sort
     from spark_modeld.core.footprint import estimate, flags_of
-    from spark_modeld.core.model import Basis, MemorySettings
+    from spark_modeld.core.model import Amount, Basis, MemorySettings
     from spark_modeld.core.report import Report
     from spark_modeld.inspection import Eyes, inspect_checkpoint
     from spark_modeld.inspection.listeners import listening
@@ -42,7 +43,7 @@ def check_path(path: str, memory: dict[str, Any] | None, models: list[dict[str, 
     flags = flags_of(model)
     plan = estimate(model.engine, found, flags, total=reading.total, available=reading.available, context=model.context)
     appraisal = appraise(model, replace(seen, checkpoint=found, flags=flags), plan)
-    settings = MemorySettings()
+    settings = MemorySettings(reserve=Amount(bytes=memory["reserve"])) if memory else MemorySettings()
     room = Room(reading=reading, settings=settings, need=plan.footprint)
     reserve = settings.reserve.of(reading.total)
     known = plan.footprint.basis is not Basis.UNKNOWN
@@ -67,7 +68,7 @@ def _reading(memory: dict[str, Any] | None) -> Reading:
     from spark_modeld.memory.meminfo import read_meminfo
 
     if memory is None:
-        own = read_meminfo("/proc/meminfo")
+        own = read_meminfo(os.environ.get("SPARK_MODELD_MEMINFO", "/proc/meminfo"))
         memory = {"total": own.total, "available": own.available, "free": own.free, "source": MemorySource.HOST}
     return Reading(
         total=memory["total"],

@@ -38,7 +38,9 @@ def _findings(found: Iterable[Finding]) -> list[wire.Finding]:
 
 def check(report: Report) -> wire.Check:
     """What a check found."""
-    return msgspec.convert(report.members(), wire.Check)
+    shown = msgspec.convert(report.members(), wire.Check)
+    shown.footprint = _footprint(report.need)
+    return shown
 
 
 def _footprint(footprint: Footprint) -> wire.Footprint:
