@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from checks import measure_checks
 from climbs import measure_climbs
 from figures import Figure, overhead_figures, percentile, table
 from readings import measure_readings
@@ -186,6 +187,8 @@ def main() -> None:
     readings = list(measure_readings(500))
     say("the readiness ladder alone")
     climbs = list(measure_climbs(LOADS, max(2, options.pairs // 2)))
+    say("checks alone")
+    checks = list(measure_checks(20))
     with booted() as bench:
         specs = {name: bench.pair(name.replace(" ", "-"), load) for name, load in LOADS.items()}
         instant = bench.pair("instant", 0.0)
@@ -193,6 +196,7 @@ def main() -> None:
         figures = [
             *readings,
             *climbs,
+            *checks,
             *measure_overhead(bench, specs, options.pairs),
             *measure_status(bench, specs["load 0.5 s"]),
             *measure_many(bench, instant, options.switches),

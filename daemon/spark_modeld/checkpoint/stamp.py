@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import stat
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,29 +15,31 @@ from spark_modeld.checkpoint.weights import siblings
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """``text`` follows names, sizes, inodes and times of ``files``, which are those of the folder itself."""
+    """``text`` follows names, sizes, inodes and times of ``files``: those of the folder itself, each by its path."""
 
     text: str
-    files: tuple[Path, ...]
+    files: Mapping[str, os.stat_result]
 
 
 def stamp(path: str | Path) -> Stamp:
     """The stamp of a folder or .gguf; its text is "" where there is nothing to see. Blocking, raises nothing."""
     where = Path(path)
     try:
-        found = siblings(where) if where.suffix == ".gguf" else [where / name for name in names(where)]
+        found = [file.name for file in siblings(where)] if where.suffix == ".gguf" else names(where)
     except (Unreadable, ValueError):
-        return Stamp("", ())
-    digest = hashlib.sha256()
-    files: list[Path] = []
-    for file in found:
+        return Stamp("", {})
+    folder = str(where.parent if where.suffix == ".gguf" else where)
+    files: dict[str, os.stat_result] = {}
+    told: list[str] = []
+    for name in found:
+        file = os.path.join(folder, name)
         try:
-            entry = file.stat()
+            entry = os.stat(file)
         except (OSError, ValueError):
-            digest.update(f"{file.name}\0absent\0".encode("utf-8", "surrogateescape"))
+            told.append(f"{name}\0absent")
             continue
         if stat.S_ISREG(entry.st_mode):
-            files.append(file)
-            told = f"{file.name}\0{entry.st_size} {entry.st_mtime_ns} {entry.st_dev} {entry.st_ino}\0"
-            digest.update(told.encode("utf-8", "surrogateescape"))
-    return Stamp(digest.hexdigest()[:32] if files else "", tuple(files))
+            files[file] = entry
+            told.append(f"{name}\0{entry.st_size} {entry.st_mtime_ns} {entry.st_dev} {entry.st_ino}")
+    digest = hashlib.sha256("\0".join(told).encode("utf-8", "surrogateescape")).hexdigest()
+    return Stamp(digest[:32] if files else "", files)

@@ -84,7 +84,7 @@ def walk(who: Account, path: str | Path, want: int) -> Walk:
     return Walk(Outcome.ALLOWED, target)
 
 
-def allows(who: Account, path: Path, entry: os.stat_result, want: int) -> bool:
+def allows(who: Account, path: str | Path, entry: os.stat_result, want: int) -> bool:
     """Whether the mode bits let this user do it; root may read everything, and execute what anybody may."""
     if who.uid == 0:
         return want == READ or stat.S_ISDIR(entry.st_mode) or bool(entry.st_mode & 0o111)
@@ -123,7 +123,7 @@ def _steps(path: Path, want: int) -> Iterator[tuple[Path, int]]:
     yield path, want
 
 
-def _has_list(path: Path) -> bool:
+def _has_list(path: str | Path) -> bool:
     try:
         return bool(os.getxattr(path, "system.posix_acl_access"))
     except OSError:

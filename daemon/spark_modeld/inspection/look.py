@@ -1,9 +1,9 @@
-"""One look at one model: its checkpoint, who may read it, its program, its port. Blocking, for a thread of its own."""
+"""One look at one model: its checkpoint, who may read it, its program. Blocking, for a thread of its own."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -15,9 +15,9 @@ from spark_modeld.core.footprint import Checkpoint, Flags, flags_of, parse_flags
 from spark_modeld.core.model import Container, Docker, Launch, Model, OwnUnit
 from spark_modeld.inspection.access import READ, Account, Outcome, account, allows, own_account, walk
 from spark_modeld.inspection.hidden import hidden
-from spark_modeld.inspection.listeners import listener
 from spark_modeld.inspection.program import program
 
+Files = Mapping[str, os.stat_result]
 _READ_BY_ENGINES = (".safetensors", ".json", ".gguf", ".bin", ".model")
 
 
@@ -29,8 +29,8 @@ class Stamped(Protocol):
         """ "" where there is nothing to see."""
 
     @property
-    def files(self) -> tuple[Path, ...]:
-        """The files themselves."""
+    def files(self) -> Mapping[str, os.stat_result]:
+        """The files themselves, by their path."""
 
 
 @dataclass(slots=True)
@@ -42,7 +42,7 @@ class Eyes:
     user: bool = False
     known: dict[str, tuple[str, Checkpoint]] = field(default_factory=dict)
 
-    def checkpoint(self, path: str) -> tuple[str, tuple[Path, ...], Checkpoint]:
+    def checkpoint(self, path: str) -> tuple[str, Files, Checkpoint]:
         """The stamp, the files and what they say; read anew only when the stamp has changed."""
         seen = self.stamp(path)
         known = self.known.get(path)
@@ -72,7 +72,6 @@ def look(model: Model, facts: UnitFacts | None, eyes: Eyes) -> Inspection:
         checkpoint=checkpoint,
         flags=_flags(model, facts),
         findings=tuple(findings),
-        listener=listener(model),
     )
 
 
@@ -114,7 +113,7 @@ def _checkpoint(path: str, who: Account | None, eyes: Eyes) -> tuple[str, Checkp
     return stamp, None, denied or [_unseen(unread, who)]
 
 
-def _unseen(unread: Path, who: Account | None) -> Finding:
+def _unseen(unread: str, who: Account | None) -> Finding:
     message = f"{own_account().name} may not read {unread}, so the checkpoint is not checked and no need is estimated"
     if who is not None:
         message += f"; {who.name}, who runs the model, may"
@@ -122,35 +121,28 @@ def _unseen(unread: Path, who: Account | None) -> Finding:
     return warning("path-unseen", message, hint)
 
 
-def _unread_by_us(path: Path, files: tuple[Path, ...]) -> Path | None:
+def _unread_by_us(path: Path, files: Files) -> str | None:
     """What this process may not read for want of permission."""
     us = own_account()
     found = walk(us, path, READ)
     if found.outcome in {Outcome.DENIED, Outcome.UNSEEN} and not os.access(path, os.R_OK):
-        return found.where
-    return next((file for file in files if not os.access(file, os.R_OK)), None)
+        return str(found.where)
+    return next((file for file, entry in files.items() if not allows(us, file, entry, READ)), None)
 
 
-def _denied(path: Path, files: tuple[Path, ...], who: Account) -> Iterator[Finding]:
+def _denied(path: Path, files: Files, who: Account) -> Iterator[Finding]:
     """Who runs the model may not read it: this is about another user than the one that looks, so modes have to tell."""
     found = walk(who, path, READ)
     if found.outcome is Outcome.DENIED:
         message = f"{who.name}, who runs the model, may not read {path}: {found.where} has {found.why}"
         yield error("path-denied", message, f"Let {who.name} through {found.where}, or set `user` to who owns it")
         return
-    wanted = [file for file in files if file.suffix in _READ_BY_ENGINES]
-    closed = [file for file in wanted if not _may_read(who, file)]
+    wanted = ((file, entry) for file, entry in files.items() if file.endswith(_READ_BY_ENGINES))
+    closed = [file for file, entry in wanted if not allows(who, file, entry, READ)]
     if closed:
         more = f" and {len(closed) - 1} more files" if len(closed) > 1 else ""
         message = f"{who.name}, who runs the model, may not read {closed[0]}{more}, by their mode bits"
         yield error("path-denied", message, f"`chmod -R a+rX {path}`, or set `user` to who owns them")
-
-
-def _may_read(who: Account, file: Path) -> bool:
-    try:
-        return allows(who, file, file.stat(), READ)
-    except OSError:
-        return True  # gone meanwhile: the checkpoint's own findings tell
 
 
 def _not_asked(run: Docker | Container, model: str) -> Finding:
