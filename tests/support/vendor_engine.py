@@ -64,9 +64,9 @@ class Vendor:
         threading.Thread(target=self._await_sigterm, daemon=True).start()
         for step in (*STEPS[self.kind], *(["early"] if self.options.fault == "early" else [])):
             self.step = step
-            self.say(f"step {step}")
             if step != "refused":
                 self.listen()
+            self.say(f"step {step}")
             self.hold(step)
             if step == STEPS[self.kind][0]:
                 self._fail_if_so()
@@ -201,6 +201,8 @@ def handler(vendor: Vendor) -> type[BaseHTTPRequestHandler]:
             request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             if not self.allowed():
                 return self.send(401)
+            if vendor.kind == "nim" and vendor.step == "starting":
+                return self.send(503)
             if vendor.step == "early":
                 vendor.say("asked for a token too early")
                 return self.send(503)
