@@ -88,9 +88,12 @@ async def with_last_words(switch: Switch, journal: ports.Journal, rung: str | No
     """
     error = switch.error
     assert error is not None
+    unit = str(error.extra.get("unit", ""))
+    # A unit of somebody's own may run on through many switches, as a server of many models does.
+    since = None if unit.startswith("spark-model@") else switch.started_at.wall
     lines: tuple[str, ...] = ()
     with contextlib.suppress(TimeoutError):
-        lines = await asyncio.wait_for(journal.tail(str(error.extra.get("unit", "")), _READ_LINES), _LOG_SECONDS)
+        lines = await asyncio.wait_for(journal.tail(unit, _READ_LINES, since=since), _LOG_SECONDS)
     detail = error.detail
     if error.code is Code.START_TIMEOUT and rung:
         detail += f" Last it waited for: {rung}."

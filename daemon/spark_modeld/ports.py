@@ -252,8 +252,11 @@ class Clock(Protocol):
 class Journal(Protocol):
     """What a unit and its processes said. Secrets are taken out of every line."""
 
-    async def tail(self, unit: str, lines: int) -> tuple[str, ...]:
-        """The last journal lines of the unit's latest run, oldest first; empty if they cannot be read."""
+    async def tail(self, unit: str, lines: int, *, since: float | None = None) -> tuple[str, ...]:
+        """The last journal lines of the unit's latest run, oldest first; empty if they cannot be read.
+
+        ``since`` (Unix seconds) leaves out what is older.
+        """
 
     async def read(self, unit: str, lines: int) -> tuple[LogLine, ...]:
         """The last journal lines of the unit, of whichever run, oldest first. SparkError ``internal``."""

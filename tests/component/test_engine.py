@@ -12,7 +12,7 @@ import structlog
 
 from spark_modeld import chronicle, saver
 from spark_modeld.core.errors import Code, Problem, SparkError
-from spark_modeld.core.model import ActiveState, Instant, Outcome, Phase, Requester, Switch, SwitchPhase
+from spark_modeld.core.model import ActiveState, Instant, Outcome, OwnUnit, Phase, Requester, Switch, SwitchPhase
 from spark_modeld.core.record import Record
 from spark_modeld.face import Event, Face
 from spark_modeld.ports import CallFailure, HostStopping, JobQueued, JobRemoved, LadderRefused
@@ -278,6 +278,17 @@ async def test_what_went_wrong_is_read_above_the_lines_that_are_shown(outside: O
         "missing-module",
         "ModuleNotFoundError: No module named 'sglang'",
     )
+
+
+async def test_what_a_unit_that_runs_on_said_before_the_switch_is_not_read(outside: Outside) -> None:
+    outside.source.good = make_catalog(MODELS["alpha"], replace(MODELS["beta"], run=OwnUnit("own.service")))
+    await outside.engine.reload()
+    outside.systemd.will("start", unit("alpha"), "failed")
+    outside.systemd.will("start", "own.service", "failed")
+    await switched(outside.engine, "alpha")
+    assert outside.journal.since is None
+    ended = await switched(outside.engine, "beta")
+    assert (outside.journal.asked[-1], outside.journal.since) == ("own.service", ended.started_at.wall)
 
 
 async def test_a_log_that_says_nothing_well_known_is_not_read(outside: Outside) -> None:

@@ -52,6 +52,11 @@ async def test_what_it_asks_for(tmp_path: Path) -> None:
     assert asked == ["--quiet", "--no-pager", "--output=json", "--unit=spark-model@a.service", "--lines=7"]
 
 
+async def test_what_is_older_is_not_asked_for(tmp_path: Path) -> None:
+    await reader(tmp_path, f'printf "%s\\n" "$@" > {tmp_path}/asked').tail("ollama.service", 7, since=1790000000.9)
+    assert (tmp_path / "asked").read_text().split()[3:] == ["--unit=ollama.service", "--lines=7", "--since=@1790000000"]
+
+
 async def test_a_users_unit_is_asked_for_as_such(tmp_path: Path) -> None:
     assert await reader(tmp_path, "exit 0").tail("x", 1) == ()
     program = tmp_path / "journalctl"
@@ -109,7 +114,7 @@ async def test_endless_output_is_cut_off(tmp_path: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.skipif(shutil.which("journalctl") is None, reason="no journalctl here")
 async def test_the_real_journalctl_takes_these_options() -> None:
-    output = await Journalctl()._output("no-such.service", 5)
+    output = await Journalctl()._output("no-such.service", 5, "--since=@1790000000")
     assert output == b""
 
 

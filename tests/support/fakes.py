@@ -473,9 +473,11 @@ class FakeJournal:
         self.lines: tuple[str, ...] = ("CUDA out of memory", "exiting")
         self.hang: asyncio.Event | None = None
         self.asked: list[str] = []
+        self.since: float | None = None
 
-    async def tail(self, unit: str, lines: int) -> tuple[str, ...]:
+    async def tail(self, unit: str, lines: int, *, since: float | None = None) -> tuple[str, ...]:
         self.asked.append(unit)
+        self.since = since
         if self.hang is not None:
             await self.hang.wait()
         return self.lines[-lines:]

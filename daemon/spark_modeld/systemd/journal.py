@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import os
 import re
 import signal
@@ -35,10 +36,10 @@ class Journalctl:
         self._unit = "--user-unit" if user else "--unit"
         self._followers = 0
 
-    async def tail(self, unit: str, lines: int) -> tuple[str, ...]:
-        """See ports.Journal. Lines of an earlier run are left out; it never raises."""
+    async def tail(self, unit: str, lines: int, *, since: float | None = None) -> tuple[str, ...]:
+        """See ports.Journal. It never raises."""
         try:
-            output = await self._last(unit, lines)
+            output = await self._last(unit, lines, *([] if since is None else [f"--since=@{math.floor(since)}"]))
         except (OSError, ValueError, TimeoutError):
             return ()
         return _latest_run(output)
@@ -72,14 +73,14 @@ class Journalctl:
         finally:
             self._followers -= 1
 
-    async def _last(self, unit: str, lines: int) -> bytes:
+    async def _last(self, unit: str, lines: int, *more: str) -> bytes:
         if lines < 1:
             return b""
         async with asyncio.timeout(DEADLINE_SECONDS):
-            return await self._output(unit, lines)
+            return await self._output(unit, lines, *more)
 
-    async def _output(self, unit: str, lines: int) -> bytes:
-        process = await self._start(unit, lines)
+    async def _output(self, unit: str, lines: int, *more: str) -> bytes:
+        process = await self._start(unit, lines, *more)
         assert process.stdout is not None
         output = bytearray()
         try:
