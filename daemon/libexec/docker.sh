@@ -168,11 +168,14 @@ stop_image() {
     remove || failed_stop
     return
   fi
-  hearing= tries=0
+  hearing= waiting= tries=0
+  : >"$reports/waited"
   while runs $stopping && [ $tries -lt 50 ]; do
     if ! runs $running; then
       $docker attach --no-stdin --sig-proxy=false "$name" &
       hearing=$!
+      $docker wait "$name" >"$reports/waited" &
+      waiting=$!
       break
     fi
     sleep 0.01
@@ -181,11 +184,15 @@ stop_image() {
   await_stop
   let_end $running
   let_end "$hearing"
+  let_end "$waiting"
   status=137
   runs $running || { wait $running; status=$?; }
   # With these it may be the CLI itself that ended; with any other it has seen the container's removal.
   case $status in
-    137 | 143) remove || failed_stop ;;
+    137 | 143)
+      read -r waited <"$reports/waited" && status=$waited
+      remove || failed_stop
+      ;;
     *) rm -f "$reports/container" ;;
   esac
 }

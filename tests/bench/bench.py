@@ -18,6 +18,7 @@ from climbs import measure_climbs
 from figures import Figure, overhead_figures, percentile, table
 from readings import measure_readings
 
+from support import docker
 from support.host import why_not
 from support.spark import SOURCE, SparkHost, quoted
 from support.tiny_models import tiny_model
@@ -58,6 +59,20 @@ class Bench:
         bare = self._port + 1
         return {"models": models, "port": bare, "commands": [command(model, bare, load_seconds) for model in models]}
 
+    def docker_pair(self) -> dict[str, Any]:
+        """Two models that run the real llama-server in a container; bare, the same `docker run` in the foreground."""
+        docker.start_docker(self.host)
+        self._port += 2
+        models, bare = ["docker-a", "docker-b"], self._port + 1
+        for model in models:
+            command = docker.llama_command(model, self._port)
+            self.host.model(model, docker.docker_entry("llama-server", self._port, command, memory="64MiB"))
+        commands = [
+            ["docker", *docker.run_words(f"bare-{model}", docker.llama_command(model, bare), "run", "--rm")]
+            for model in models
+        ]
+        return {"models": models, "port": bare, "commands": commands}
+
     def inside(self, what: str, spec: dict[str, Any], rounds: int) -> dict[str, Any]:
         """Runs one measurement inside."""
         argument = json.dumps(spec | {"rounds": rounds})
@@ -67,6 +82,12 @@ class Bench:
             raise SystemExit(f"{what} failed:\n{done.stdout}{done.stderr}\n{journal}")
         result: dict[str, Any] = json.loads(done.stdout)
         return result
+
+    def reload(self) -> None:
+        """Has the daemon read the configuration."""
+        status, answer = self.host.api("POST", "/api/reload")
+        if status != 200:
+            raise SystemExit(f"the configuration is not taken: {answer}")
 
     def resident_mib(self) -> float:
         """The daemon's resident memory."""
@@ -122,17 +143,29 @@ def say(text: str) -> None:
     print(f"bench: {text}", file=sys.stderr, flush=True)
 
 
-def measure_overhead(bench: Bench, specs: dict[str, dict[str, Any]], rounds: int) -> Iterator[Figure]:
+def measure_overhead(
+    bench: Bench, specs: dict[str, dict[str, Any]], rounds: int, *, target_ms: float | None = OVERHEAD_MS
+) -> Iterator[Figure]:
     for name, spec in specs.items():
         say(f"switch overhead, {name}: {rounds} pairs")
         result = bench.inside("overhead", spec, rounds)
-        yield from overhead_figures(name, result["bare"], result["daemon"], OVERHEAD_MS)
+        yield from overhead_figures(name, result["bare"], result["daemon"], target_ms)
         phases: dict[str, list[float]] = defaultdict(list)
         for timings in result["phases"]:
             for phase, seconds in timings.items():
                 phases[phase].append(seconds * 1e3)
         medians = (f"{phase} {statistics.median(values):.1f}" for phase, values in phases.items())
         say(f"  median ms in each phase: {', '.join(medians)}")
+
+
+def measure_docker(bench: Bench, rounds: int) -> Iterator[Figure]:
+    """Shown without a target: most of it is docker's own, and some of that comes twice."""
+    if reason := docker.why_not():
+        say(f"no figures of docker: {reason}")
+        return
+    spec = bench.docker_pair()
+    bench.reload()
+    yield from measure_overhead(bench, {"docker, llama-server": spec}, rounds, target_ms=None)
 
 
 def measure_status(bench: Bench, spec: dict[str, Any]) -> Iterator[Figure]:
@@ -198,6 +231,7 @@ def main() -> None:
             *climbs,
             *checks,
             *measure_overhead(bench, specs, options.pairs),
+            *measure_docker(bench, options.pairs),
             *measure_status(bench, specs["load 0.5 s"]),
             *measure_many(bench, instant, options.switches),
             *measure_idle(bench, options.idle_seconds),

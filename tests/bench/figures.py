@@ -43,7 +43,9 @@ def percentile(values: Sequence[float], share: float) -> float:
     return sorted(values)[max(0, math.ceil(len(values) * share) - 1)]
 
 
-def overhead_figures(name: str, bare: Sequence[float], daemon: Sequence[float], target_ms: float) -> list[Figure]:
+def overhead_figures(
+    name: str, bare: Sequence[float], daemon: Sequence[float], target_ms: float | None
+) -> list[Figure]:
     """What a switch by the daemon takes beyond a bare one, pair by pair, from seconds."""
     extra = [(ours - theirs) * 1e3 for ours, theirs in zip(daemon, bare, strict=True)]
     ours, theirs = statistics.median(daemon) * 1e3, statistics.median(bare) * 1e3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Sequence
 
@@ -57,9 +58,14 @@ def container_entry(engine: str, port: int, name: str, *, script: str | None = N
     return "\n".join([*lines, *([f"start_script = {quoted(script)}"] if script else []), ""])
 
 
+def run_words(name: str, command: Sequence[str], *verb: str) -> list[str]:
+    """The words after `docker`, the verb and its own options first."""
+    return [*verb, "--name", name, *OPTIONS, IMAGE, *command]
+
+
 def run_detached(name: str, command: Sequence[str], *, verb: str = "run -d") -> str:
     """The command line with which people start their containers."""
-    return f"docker {verb} --name {name} {' '.join(OPTIONS)} {IMAGE} {' '.join(command)}"
+    return shlex.join(["docker", *run_words(name, command, *verb.split())])
 
 
 def _head(engine: str, port: int, memory: str) -> str:

@@ -234,6 +234,7 @@ case $1 in
   stop) rm -f alive ;;
   rm) [ -e alive ] || {{ echo "Error: No such container: x" >&2; exit 1; }}; rm -f alive; echo spark-model-alpha ;;
   attach) echo engine-says-bye; while [ -e alive ]; do sleep 0.02; done ;;
+  wait) while [ -e alive ]; do sleep 0.02; done; cat status ;;
   container) [ -e alive ] ;;
   image) [ -e image ] ;;
 esac
@@ -347,8 +348,10 @@ def test_with_a_cli_that_ends_at_once_the_last_words_are_heard_and_the_removal_s
     docker.await_report()
     script = docker.cli.read_text().replace("stop) rm -f alive", "stop) sleep 0.3; rm -f alive")
     docker.cli.write_text(script)
+    (docker.folder / "status").write_text("3\n")
     status, said = stop_as_systemd(supervisor)
     assert status == 0
+    assert docker.report("exit") == "3\n"
     assert said.splitlines() == ["engine-says-hello", "engine-says-bye"]
     assert docker.calls()[-1] == "rm --force --volumes spark-model-alpha"
 
