@@ -30,6 +30,7 @@ from spark_modeld.leases import Leases
 from spark_modeld.promises import Asks, Promises
 from spark_modeld.publish import Publisher, snapshot_of
 from spark_modeld.saver import Saver
+from spark_modeld.strays import Strays
 from spark_modeld.tenancy.gauge import TenantGauge
 from spark_modeld.tenancy.tenants import Tenants
 from spark_modeld.units import Units
@@ -124,6 +125,7 @@ class Engine:
             await self._connect()
         await self.ping()
         self._spawn(self._watches.sample(self._observe), "sample")
+        self._spawn(Strays(self._out, slot=lambda: self._slot, tell=self._say_stray).watch(), "strays")
 
     def open(self) -> None:
         """From here on models are started: the one that belongs in the slot first."""
@@ -346,6 +348,17 @@ class Engine:
     def _observe(self, reading: Reading) -> fx.Effects:
         effects = self._slot.observed(reading, self._now())
         return [*effects, fx.Save()] if "state-not-saved" in self._warnings else effects
+
+    def _say_stray(self, what: str | None) -> None:
+        """A model's container that runs without its unit, as a warning."""
+
+        def say() -> fx.Effects:
+            self._warnings.pop("stray-container", None)
+            if what is not None:
+                self._warn("stray-container", what)
+            return []
+
+        self._post(say)
 
     def _say_blind(self, why: str | None) -> None:
         """Whether memory can be read at all, as a warning."""

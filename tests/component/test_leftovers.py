@@ -107,3 +107,19 @@ async def test_what_does_not_go_is_named_and_the_model_is_stuck(outside: Outside
     await outside.advance(2)
     # It is what the operator wanted last, and nothing is in its way any more.
     assert phase(outside, "alpha") is Phase.SERVING
+
+
+async def test_a_container_that_runs_without_its_unit_is_told(outside: Outside) -> None:
+    del outside.systemd.pids[SCOPE]
+    outside.remains.sockets.clear()
+    await begin(outside, "beta")
+    assert [each.code for each in outside.engine.snapshot.warnings] == []
+    outside.systemd.pids[SCOPE] = frozenset({9})
+    await outside.advance(11)
+    (warning,) = outside.engine.snapshot.warnings
+    assert warning.code == "stray-container"
+    assert "spark-model-alpha of alpha runs (engine (PID 9)), but its unit does not" in warning.message
+    assert phase(outside, "beta") is Phase.SERVING
+    del outside.systemd.pids[SCOPE]
+    await outside.advance(11)
+    assert outside.engine.snapshot.warnings == ()

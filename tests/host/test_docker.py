@@ -28,6 +28,15 @@ from support.tiny_models import tiny_model
 
 pytestmark = pytest.mark.host
 
+# What an administrator adds for units of their own.
+RULE = """\
+polkit.addRule(function (action, subject) {
+    if (action.id === "org.freedesktop.systemd1.manage-units" && subject.user === "spark-modeld"
+        && ["boxed.service", "leaky.service"].indexOf(action.lookup("unit")) >= 0) {
+        return polkit.Result.YES;
+    }
+});
+"""
 SCRIPTS = "/home/spark/ai/scripts/serve"
 
 
@@ -126,7 +135,8 @@ def host() -> Iterator[SparkHost]:
         host.install()
         start_docker(host)
         host.run("useradd", "--create-home", "spark")
-        host.settings(SETTINGS)
+        host.settings(f'{SETTINGS}[health]\nstall_timeout = "10s"\n')
+        host.write("/etc/polkit-1/rules.d/60-own.rules", RULE)
         host.model("image-a", docker_entry("llama-server", 30001, llama_command("image-a", 30001)))
         host.model("image-b", docker_entry("llama-server", 30001, llama_command("image-b", 30001)))
         host.model("named", container_entry("llama-server", 30002, "sglang-named"))
@@ -350,3 +360,72 @@ def test_a_script_is_run_only_if_nobody_else_can_write_it(boxes: Boxes, mode: in
     journal = boxes.host.journal("-u", unit("odd"), "-o", "cat")
     assert reason in journal
     assert ("I ran" in journal.splitlines()) == (mode == 0o755)
+
+
+def own_unit(boxes: Boxes, model: str, port: int, service: str) -> None:
+    """A unit that the test wrote by hand, and its model."""
+    boxes.host.write(f"/etc/systemd/system/{model}.service", f"[Service]\n{service}\n")
+    boxes.host.run("systemctl", "daemon-reload")
+    entry = f'engine = "llama-server"\nurl = "http://127.0.0.1:{port}"\nmemory = "2GiB"\nstop_timeout = "30s"\n'
+    boxes.host.model(model, f'{entry}unit = "{model}.service"\n')
+    boxes.reload()
+
+
+def test_a_oneshot_unit_whose_container_died_is_seen_as_down(boxes: Boxes) -> None:
+    start = f"ExecStart={run_detached('boxed', llama_command('boxed', 30016))}"
+    stop = "ExecStop=docker stop -t 5 boxed\nExecStopPost=-docker rm -f boxed"
+    own_unit(boxes, "boxed", 30016, f"Type=oneshot\nRemainAfterExit=yes\n{start}\n{stop}")
+    boxes.serve("boxed")
+    assert boxes.host.show("boxed.service", "SubState") == "exited"
+    before = boxes.inspect("boxed")["Id"]
+    boxes.docker("kill", "boxed")
+    assert boxes.host.show("boxed.service", "ActiveState") == "active"
+    await_that(lambda: "boxed" in boxes.containers() and boxes.inspect("boxed")["Id"] != before, "another container")
+    boxes.await_slot("boxed", "serving")
+    assert "Nothing listens at http://127.0.0.1:30016" in boxes.host.journal("-u", "spark-modeld.service")
+    boxes.serve(None)
+    assert "boxed" not in boxes.containers(all=True)
+
+
+def test_an_engine_that_outlives_its_unit_is_named_and_waited_for(boxes: Boxes) -> None:
+    command = " ".join(llama_command("leaky", 30017))
+    start = f"ExecStart=systemd-run --quiet --unit=escaped.service {command}"
+    own_unit(boxes, "leaky", 30017, f"Type=oneshot\nRemainAfterExit=yes\n{start}")
+    boxes.serve("leaky")
+    switch = boxes.begin("plain")
+    line = r"leaky is down, but not gone: llama-server (PID "
+    await_that(lambda: line in boxes.host.journal("-u", "spark-modeld.service"), "the holder of the port to be named")
+    journal = boxes.host.journal("-u", "spark-modeld.service")
+    assert ") in escaped.service listening on port 30017" in journal[journal.index(line) :]
+    assert boxes.active("plain") == "inactive"
+    boxes.host.run("systemctl", "stop", "escaped.service")
+    assert boxes.ended(switch)["outcome"] == "ready"
+    boxes.serves("plain", 30004)
+
+
+def test_a_container_started_past_us_is_told(boxes: Boxes) -> None:
+    boxes.serve("named")
+    boxes.serve("plain")
+    boxes.docker("start", "sglang-named")
+    await_that(lambda: "stray-container" in boxes.warnings(), "the container to be told of")
+    boxes.serves("plain", 30004)
+    boxes.docker("stop", "sglang-named")
+
+
+def test_a_slow_reader_of_the_log_does_not_stall_the_engine(boxes: Boxes) -> None:
+    flood = "head -c 4000000 /dev/zero | tr '\\\\0' x; echo; echo flooded"
+    wait = "while [ ! -e /run/holds/flood ]; do sleep 0.05; done"
+    shell = f"{' '.join(llama_command('chatty', 30018))} & {wait}; {flood}; wait"
+    boxes.host.run("sh", "-c", run_detached("sglang-chatty", ["/usr/bin/bash", "-c", shell], verb="create"))
+    boxes.host.model("chatty", container_entry("llama-server", 30018, "sglang-chatty", extra='stop_timeout = "4s"'))
+    boxes.reload()
+    boxes.serve("chatty")
+    reader = boxes.follower("chatty", "logs")
+    os.kill(reader, signal.SIGSTOP)
+    boxes.host.write("/run/holds/flood", "")
+    await_that(lambda: "flooded" in boxes.docker("logs", "--tail", "1", "sglang-chatty"), "all to be written")
+    boxes.serves("chatty", 30018)
+    os.kill(reader, signal.SIGCONT)
+    await_that(lambda: "flooded" in boxes.host.journal("-u", unit("chatty"), "-n", "20"), "the reader to catch up")
+    boxes.serve(None)
+    boxes.docker("rm", "sglang-chatty")
