@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import threading
 import time
 import tomllib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from support.spark import CONTROL_SOCKET, SOURCE, SparkHost, Unix, quoted
+from support.spark import SOURCE, SparkHost, quoted
+from support.witness import (
+    DAEMON,
+    DEADLINE_SECONDS,
+    Events,  # noqa: F401 - for the tests, with the rest that they use of a serving daemon
+    unit,
+    until,
+)
 
-DAEMON = "spark-modeld.service"
 STATE = "/var/lib/spark-modeld/state.toml"
 BAD_ENGINE = f"{SOURCE}/tests/support/bad_engine.py"
-PATIENCE = 30.0
+PATIENCE = DEADLINE_SECONDS
 ENGINES = tuple(
     name.encode()
     for name in ("/llama-server", "/bad_engine.py", "/sick_engine.py", "/vendor_engine.py", "transformers")
@@ -40,18 +45,9 @@ Json = dict[str, Any]
 T = TypeVar("T")
 
 
-def unit(model: str) -> str:
-    """The template's instance for this model."""
-    return f"spark-model@{model}.service"
-
-
 def await_that(check: Callable[[], T], what: str, *, seconds: float = PATIENCE) -> T:
     """The first true answer of ``check``; AssertionError when there was none in time."""
-    deadline = time.monotonic() + seconds
-    while not (found := check()):
-        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
-        time.sleep(0.005)  # between two looks; what is waited for is the state, not the time
-    return found
+    return until(what, check, seconds=seconds)
 
 
 def bad_command(model: str, port: int, *switches: str) -> list[str]:
@@ -64,41 +60,6 @@ def bad_model(model: str, port: int, *switches: str, memory: str = LARGE, extra:
     words = ", ".join(map(quoted, bad_command(model, port, *switches)))
     head = ['engine = "openai"', f'url = "http://127.0.0.1:{port}"', f"memory = {quoted(memory)}"]
     return "\n".join([*head, extra, "[launch]", f"command = [{words}]", ""])
-
-
-class Events:
-    """The daemon's event stream: whatever happens after it was opened is in it."""
-
-    def __init__(self, host: SparkHost) -> None:
-        self._connection = Unix(host.path(CONTROL_SOCKET), PATIENCE)
-        self._connection.request("GET", "/api/events")
-        self._response = self._connection.getresponse()
-        assert self._response.status == 200, self._response.read()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, value: object, trace: TracebackType | None) -> None:
-        self._response.close()
-        self._connection.close()
-
-    def __iter__(self) -> Iterator[tuple[str, Json]]:
-        """Kind and data, one after the other, for as long as the stream lasts."""
-        kind = ""
-        while line := self._response.readline().decode():
-            field, _, value = line.rstrip("\n").partition(": ")
-            if field == "event":
-                kind = value
-            elif field == "data":
-                yield kind, json.loads(value)
-
-    def until(self, kind: str, accept: Callable[[Json], bool]) -> Json:
-        """Reads on to the first event of this kind that is accepted. TimeoutError when nothing happens at all."""
-        return next(data for found, data in self if found == kind and accept(data))
-
-    def phase(self, model: str, phase: str) -> Json:
-        """Reads on until this model's life is in this phase."""
-        return self.until("model", lambda data: (data["id"], data["state"]) == (model, phase))
 
 
 class Serving:

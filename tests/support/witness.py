@@ -172,3 +172,9 @@ class Events:
                 return told.data
             seen.append(told)
         raise AssertionError(f"that never came, but {seen}")
+
+    until = first
+
+    def phase(self, model: str, phase: str) -> dict[str, Any]:
+        """The data of the first event that says that this model's life is in this phase."""
+        return self.first("model", lambda data: (data["id"], data["state"]) == (model, phase))
