@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from spark_modeld import ports
-from spark_modeld.core.appraisal import Inspection
+from spark_modeld.core.appraisal import Inspection, Listener
 from spark_modeld.core.effects import Effects
 from spark_modeld.core.errors import SparkError
 from spark_modeld.core.model import Model, Reading
@@ -51,7 +51,18 @@ class Appraisals:
         # Without the bus nothing is started; the rest can still be told.
         with contextlib.suppress(SparkError):
             facts = await self._out.systemd.facts(spec.unit)
-        return replace(await self._out.inspector.inspect(spec, facts), unit=facts)
+        seen = await self._out.inspector.inspect(spec, facts)
+        return replace(seen, unit=facts, listener=await self._listener(spec))
+
+    async def _listener(self, spec: Model) -> Listener | None:
+        """Who listens where this model's engine is to answer. A process of the catalog's there is not looked for."""
+        house = self._slot().house
+        inodes = frozenset[int]() if house.at_home(spec) else self._out.remains.listeners(spec)
+        if not inodes:
+            return None
+        holders = await asyncio.to_thread(self._out.remains.holders, spec, inodes)
+        words = ", ".join(f"{each.who} in {each.unit}" if each.unit else each.who for each in holders)
+        return Listener(spec.endpoint[1], words) if words else None
 
     async def look(self, spec: Model) -> tuple[Inspection, Reading | None]:
         """An inspection, and a reading where one can be taken."""

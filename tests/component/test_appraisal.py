@@ -8,12 +8,13 @@ from dataclasses import replace
 
 import pytest
 
-from spark_modeld.core.appraisal import Inspection, Listener, UnitFacts
+from spark_modeld.core.appraisal import Inspection, UnitFacts
 from spark_modeld.core.errors import Code, Problem, SparkError
 from spark_modeld.core.finding import error, warning
 from spark_modeld.core.footprint import Checkpoint, Format, parse_flags
 from spark_modeld.core.model import Basis, EngineKind, Model, Outcome, Phase, Requester, Switch
 from spark_modeld.core.record import Record
+from spark_modeld.ports import Holder
 from support.fakes import GIB, MODELS, Outside, make_catalog, make_model, unit
 
 pytestmark = pytest.mark.component
@@ -185,11 +186,11 @@ async def test_what_systemd_knows_of_the_unit(outside: Outside, facts: UnitFacts
 
 
 async def test_a_stranger_on_the_port(outside: Outside) -> None:
-    outside.inspector.sights["alpha"] = Inspection(listener=Listener(30518, "a process of root"))
+    outside.remains.sockets["alpha"] = {17: Holder("python3 (PID 12)", "notebook.service")}
     ended = await switched(outside, "alpha")
     assert ended.error is not None
     assert [f["code"] for f in ended.error.extra["findings"]] == ["port-taken"]
-    assert "a process of root" in ended.error.detail
+    assert "taken by python3 (PID 12) in notebook.service" in ended.error.detail
 
 
 async def test_models_that_share_a_port_are_no_strangers(build: Callable[..., Outside]) -> None:
@@ -197,10 +198,13 @@ async def test_models_that_share_a_port_are_no_strangers(build: Callable[..., Ou
     outside = build(catalog=make_catalog(one, two))
     await outside.up()
     await switched(outside, "one")
-    heard = Inspection(listener=Listener(one.endpoint[1], "a process of spark-model"))
-    outside.inspector.sights |= {"one": heard, "two": heard}
-    assert await checked(outside, "one") == []
+    heard = {17: Holder("engine (PID 1)", unit("one"))}
+    outside.remains.sockets["two"] = heard
+    assert "port-taken" not in await checked(outside, "two")
     assert (await switched(outside, "two")).outcome is Outcome.READY
+    await switched(outside, None)
+    outside.remains.sockets["one"] = heard
+    assert "port-taken" in await checked(outside, "one")
 
 
 # Estimates.

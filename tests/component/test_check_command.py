@@ -11,7 +11,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from spark_modeld.core.appraisal import Appraisal, Inspection, Listener, port_taken
+from spark_modeld.core.appraisal import Appraisal, Inspection
 from spark_modeld.core.errors import Code
 from spark_modeld.core.finding import Finding, error, info, warning
 from spark_modeld.core.footprint import Checkpoint, Flags, Quantization, estimate
@@ -38,13 +38,13 @@ def ctl(control: Control) -> Ctl:
     return Ctl(control.path)
 
 
-def appraise(control: Control, *findings: Finding, listener: Listener | None = None) -> None:
+def appraise(control: Control, *findings: Finding) -> None:
     """What the face says of every model."""
     stored = Quantization(method="modelopt", format="NVFP4", source="hf_quant_config.json")
     checkpoint = Checkpoint(path="/m", weight_bytes=19 * GIB, weight_source="sizes of 5 files", quantization=stored)
     flags = Flags(known=True, fraction=0.4, said={"fraction": "--gpu-memory-utilization 0.4"})
     plan = estimate(EngineKind.VLLM, checkpoint, flags, total=128 * GIB)
-    seen = Inspection(fingerprint="f", checkpoint=checkpoint, flags=flags, listener=listener)
+    seen = Inspection(fingerprint="f", checkpoint=checkpoint, flags=flags)
     control.face.appraisal = Appraisal(inspection=seen, estimate=plan, findings=findings)
 
 
@@ -178,16 +178,6 @@ async def test_without_docker_it_says_that_it_was_not_asked(control: Control, ct
     runs_as(control, Docker("a/b:c"))
     done = await ctl("check", "--json", "qwen", PATH=str(tmp_path))
     assert [finding["code"] for finding in done.json["findings"]] == ["docker-not-asked"]
-
-
-async def test_the_holder_of_a_port_is_named_where_it_can_be_seen(control: Control, ctl: Ctl) -> None:
-    model = control.face.snapshot.models["qwen"].model
-    heard = Listener(control.port, "a process of root")
-    appraise(control, port_taken(model, heard), listener=heard)
-    done = await ctl("check", "--json", "qwen")
-    assert done.code == 1
-    assert "(PID " in done.json["findings"][0]["message"]
-    assert "(PID " in done.json["listener"]["holder"]
 
 
 # A path in no catalog.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import pwd
-import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,7 +17,6 @@ from spark_modeld.core.appraisal import Inspection, UnitFacts
 from spark_modeld.core.model import Container, Docker, EngineKind, Launch, Model, OwnUnit, Run
 from spark_modeld.inspection import Eyes, HostInspector, hidden, look
 from spark_modeld.inspection.access import EXECUTE, READ, Account, Outcome, walk, writers
-from spark_modeld.inspection.listeners import holder, listener, listening
 from spark_modeld.memory.lone_thread import LoneThread
 from support.checkpoints import QWEN3_32B, write
 from support.control import open_folder
@@ -237,37 +235,6 @@ def test_a_checkpoint_is_read_again_only_when_it_changed(folder: Path) -> None:
     for _ in range(2):
         look(model(TRUE, folder / "gone"), None, eyes)
     assert len(reads) == 4
-
-
-# Ports.
-
-
-@pytest.mark.parametrize(
-    ("family", "address", "url", "found"),
-    [
-        (socket.AF_INET, "127.0.0.1", "http://127.0.0.1:{}", True),
-        (socket.AF_INET, "0.0.0.0", "http://localhost:{}", True),
-        (socket.AF_INET6, "::", "http://127.0.0.1:{}", True),
-        (socket.AF_INET6, "::1", "http://[::1]:{}", True),
-        (socket.AF_INET6, "::ffff:127.0.0.1", "http://127.0.0.1:{}", True),
-        (socket.AF_INET, "127.0.0.1", "http://192.0.2.1:{}", False),
-    ],
-)
-def test_who_listens(family: int, address: str, url: str, found: bool) -> None:
-    with socket.socket(family) as sock:
-        sock.bind((address, 0))
-        port = sock.getsockname()[1]
-        entry = model(TRUE, url=url.format(port))
-        assert listener(entry) is None
-        sock.listen()
-        heard = listener(entry)
-        assert (heard is not None) is found
-        assert port in listening()
-        assert holder(port) == f"{Path('/proc/self/comm').read_text().strip()} (PID {os.getpid()})"
-        if heard is not None:
-            assert heard.holder == f"a process of {pwd.getpwuid(os.geteuid()).pw_name}"
-            assert listener(replace(entry, engine=EngineKind.OLLAMA)) is None
-    assert listener(entry) is None
 
 
 # Off the event loop.

@@ -35,7 +35,7 @@ def check(ctl: Ctl, target: str) -> None:
     model = _named(target, models) or _at(target, models)
     if model is not None:
         path = f"/api/models/{quote(model['id'], safe='')}/check"
-        shown = with_docker(_with_holder(ctl.patient_client(_LONGEST_CHECK_SECONDS).call("GET", path)))
+        shown = with_docker(ctl.patient_client(_LONGEST_CHECK_SECONDS).call("GET", path))
     elif _is_path(target):
         shown = _local(ctl, target, models, reachable=away is None)
     elif away is not None:
@@ -80,23 +80,3 @@ def _local(ctl: Ctl, target: str, models: list[dict[str, Any]], *, reachable: bo
         with contextlib.suppress(Failure):
             memory = ctl.client.call("GET", "/api/memory")
     return check_path(str(Path(target).absolute()), memory, models)
-
-
-def _with_holder(shown: dict[str, Any]) -> dict[str, Any]:
-    """Whoever may look into other people's processes names the one that has the port."""
-    heard = shown.get("listener")
-    taken = any(finding["code"] == "port-taken" for finding in shown["findings"])
-    if not (heard and taken):
-        return shown
-    from spark_modeld.inspection.listeners import holder
-
-    name = holder(heard["port"])
-    if name is None:
-        return shown
-    findings = [
-        {**finding, "message": finding["message"].replace(heard["holder"], name)}
-        if finding["code"] == "port-taken"
-        else finding
-        for finding in shown["findings"]
-    ]
-    return {**shown, "findings": findings, "listener": {**heard, "holder": name}}

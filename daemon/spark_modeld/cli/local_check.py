@@ -29,7 +29,6 @@ def check_path(path: str, memory: dict[str, Any] | None, models: list[dict[str, 
     from spark_modeld.core.model import Amount, Basis, MemorySettings
     from spark_modeld.core.report import Report
     from spark_modeld.inspection import Eyes, inspect_checkpoint
-    from spark_modeld.inspection.listeners import listening
 
     reading = _reading(memory)
     seen = inspect_checkpoint(path, DEFAULT_USER, Eyes(checkpoint.read, checkpoint.stamp))
@@ -38,7 +37,7 @@ def check_path(path: str, memory: dict[str, Any] | None, models: list[dict[str, 
         found,
         total=reading.total,
         taken_names={name for m in models for name in (m["id"], m["served_model_name"], *m["aliases"])},
-        taken_ports={urlsplit(m["url"]).port or 0 for m in models} | listening(),
+        taken_ports={urlsplit(m["url"]).port or 0 for m in models} | _listened_on(),
     )
     flags = flags_of(model)
     plan = estimate(model.engine, found, flags, total=reading.total, available=reading.available, context=model.context)
@@ -77,3 +76,13 @@ def _reading(memory: dict[str, Any] | None) -> Reading:
         source=MemorySource(memory["source"]),
         taken_at=Instant(0.0, 0.0),
     )
+
+
+def _listened_on() -> set[int]:
+    """Every port of this machine that somebody listens on; none where the kernel cannot be asked."""
+    from spark_modeld.remains.sockets import listening
+
+    try:
+        return {each.port for each in listening()}
+    except OSError:
+        return set()

@@ -16,7 +16,7 @@ from spark_modeld.core.finding import Finding, sort
 from spark_modeld.core.fingerprint import fingerprint
 from spark_modeld.core.footprint import estimate, flags_of
 from spark_modeld.core.lifecycle import Life, LifeEvent, Limits
-from spark_modeld.core.model import Basis, Catalog, Container, Footprint, Instant, Launch, Model, Phase, Reading, Role
+from spark_modeld.core.model import Basis, Catalog, Footprint, Instant, Launch, Model, Phase, Reading, Role
 from spark_modeld.core.peaks import with_margin
 from spark_modeld.core.record import Measured
 from spark_modeld.core.report import Report
@@ -153,9 +153,7 @@ class House:
         if appraisal is None:
             return ()
         spec, listener = self.models[model], appraisal.inspection.listener
-        place = spec.endpoint
-        known = any(self.lives[m].alive for m, other in self.models.items() if other.endpoint == place)
-        if listener is None or known or spec.tenant or isinstance(spec.run, Container):
+        if listener is None or self.at_home(spec):
             return appraisal.findings
         return sort((*appraisal.findings, port_taken(spec, listener)))
 
@@ -181,6 +179,10 @@ class House:
             reading=reading,
             reserve=settings.reserve.of(reading.total) if reading else 0,
         )
+
+    def at_home(self, spec: Model) -> bool:
+        """Whether a model of the catalog is alive at this one's address: itself, or one that a switch replaces."""
+        return any(self.lives[m].alive for m, other in self.models.items() if other.endpoint == spec.endpoint)
 
     # Who is there.
 

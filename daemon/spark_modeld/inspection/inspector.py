@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Protocol, TypeVar
 
 import structlog
@@ -14,7 +13,6 @@ from spark_modeld.core.finding import error, warning
 from spark_modeld.core.fingerprint import fingerprint
 from spark_modeld.core.footprint import flags_of
 from spark_modeld.core.model import Model
-from spark_modeld.inspection.listeners import listener
 from spark_modeld.inspection.look import Eyes, look
 
 LOOK_SECONDS = 10.0
@@ -53,11 +51,6 @@ class HostInspector:
 
     async def inspect(self, model: Model, facts: UnitFacts | None) -> Inspection:
         """What is to be seen of this model now; within ``seconds`` of its turn, one look at a model after the other."""
-        # The kernel's tables of sockets take milliseconds and never hang: they are read beside the look.
-        seen, heard = await asyncio.gather(self._look(model, facts), asyncio.to_thread(listener, model))
-        return replace(seen, listener=heard)
-
-    async def _look(self, model: Model, facts: UnitFacts | None) -> Inspection:
         async with self._turns.setdefault(model.id, asyncio.Lock()):
             thread = self._hung.pop(model.id, None) or self._take()
             try:
