@@ -24,6 +24,9 @@ leave() {
   exit "$1"
 }
 
+# It did not end well after all: spark-model-clean@ is to try again.
+failed_stop() { asked= status=1; }
+
 # Whether this child still runs. dash takes note of an end only while it waits for something.
 runs() { [ -n "$1" ] && kill -0 "$1" 2>/dev/null; }
 
@@ -45,11 +48,17 @@ begin_stop() {
   stopping=$!
 }
 
-# Waits for that; asks again if docker could not be asked, or the CLI was hit by the signal all the same.
+# Waits for that; asks again if docker could not be asked, or the CLI was hit by the signal all the same. After a minute
+# without docker it is for spark-model-clean@.
 await_stop() {
+  attempts=0
   until wait $stopping; do
-    look || [ "$state" != missing ] || break
-    [ "$state" = unknown ] && sleep 1
+    if ! look; then
+      [ "$state" != missing ] || break
+      attempts=$((attempts + 1))
+      [ $attempts -lt 60 ] || { say "docker does not stop $name: $said"; failed_stop; leave 1; }
+      sleep 1
+    fi
     $docker stop -t "$seconds" "$name" >/dev/null &
     stopping=$!
   done
@@ -74,9 +83,11 @@ END
 
 # The same. Who was told to stop does not go away without an answer: docker's own command may have had the signal.
 look_hard() {
+  attempts=0
   until look; do
-    [ "$state" != missing ] && [ -n "$asked" ] || return 1
-    sleep 0.1
+    [ "$state" != missing ] && [ -n "$asked" ] && [ $attempts -lt 60 ] || return 1
+    attempts=$((attempts + 1))
+    sleep 1
   done
 }
 
@@ -197,16 +208,13 @@ stop_image() {
   esac
 }
 
-# It did not end well after all: spark-model-clean@ is to try again.
-failed_stop() { asked= status=1; }
-
 # [container]
 
 follow_container() {
   rm -f "$reports/exit" "$reports/container"
   since=$(date +%s.%N)
   if ! look_hard; then
-    [ "$state" = missing ] || { say "$said"; leave 1; }
+    [ "$state" = missing ] || { say "$said"; failed_stop; leave 1; }
     [ -n "$asked" ] || create
   fi
   case $state in

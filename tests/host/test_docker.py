@@ -325,6 +325,19 @@ def test_the_stop_time_is_honoured(boxes: Boxes, switches: list[str], status: st
     assert boxes.containers() == set()
 
 
+def test_a_kill_in_the_midst_of_a_stop_ends_the_container_at_once(boxes: Boxes) -> None:
+    boxes.host.model("stubborn", bad_docker("stubborn", 30020, "--ignore-sigterm", extra='stop_timeout = "5min"'))
+    boxes.reload()
+    boxes.serve("stubborn")
+    pid = boxes.inspect("spark-model-stubborn")["State"]["Pid"]
+    switch = boxes.begin(None)
+    boxes.follower("stubborn", "stop")
+    boxes.host.run("systemctl", "kill", "--signal=KILL", unit("stubborn"))  # as the daemon does under the floor
+    assert boxes.ended(switch)["outcome"] == "ready"
+    assert not boxes.host.path(f"/proc/{pid}").exists()
+    assert boxes.host.show("spark-model-clean@stubborn.service", "Result") == "success"
+
+
 def test_children_and_grandchildren_go_too(boxes: Boxes) -> None:
     wrapped = ["/usr/bin/bash", "-c", " ".join(["/usr/bin/sleep 5000 &", *llama_command("wrapped", 30013), "; wait"])]
     boxes.host.model("wrapped", docker_entry("llama-server", 30013, wrapped, extra='stop_timeout = "3s"'))
@@ -429,3 +442,45 @@ def test_a_slow_reader_of_the_log_does_not_stall_the_engine(boxes: Boxes) -> Non
     await_that(lambda: "flooded" in boxes.host.journal("-u", unit("chatty"), "-n", "20"), "the reader to catch up")
     boxes.serve(None)
     boxes.docker("rm", "sglang-chatty")
+
+
+def test_the_per_user_daemon_runs_containers_for_who_may_talk_to_docker(boxes: Boxes) -> None:
+    host, folder = boxes.host, "/home/spark/.config/spark-modeld"
+    host.run("usermod", "--append", "--groups", "docker", "spark")
+    uid = host.run("id", "-u", "spark").stdout.strip()
+    host.write(f"{folder}/spark-modeld.toml", f'{SETTINGS}[control]\nlisten = ["127.0.0.1:30177"]\n')
+    host.write(f"{folder}/models.d/mine.toml", docker_entry("llama-server", 30019, llama_command("mine", 30019)))
+    host.run("chown", "-R", "spark:", "/home/spark/.config")
+    host.run("loginctl", "enable-linger", "spark")
+    host.run("systemctl", "start", f"user@{uid}.service")
+
+    def own(*words: str) -> str:
+        return host.run("env", f"XDG_RUNTIME_DIR=/run/user/{uid}", *words, user="spark").stdout.strip()
+
+    host.write("/home/spark/.config/systemd/user/spark-modeld-http.socket", "[Socket]\nListenStream=127.0.0.1:30177\n"
+               "FileDescriptorName=http\nService=spark-modeld.service\n")  # fmt: skip
+    own("systemctl", "--user", "daemon-reload")
+    own("systemctl", "--user", "start", "spark-modeld.socket", "spark-modeld.service")
+    own("spark-modelctl", "--user", "switch", "--wait", "mine")
+    assert "mine" in host.ask(30019)
+    assert boxes.containers() == {"spark-model-mine"}
+    main = own("systemctl", "--user", "show", "--value", "--property", "MainPID", unit("mine"))
+    before = boxes.inspect("spark-model-mine")["Id"]
+    host.run("kill", "-KILL", main)
+    await_that(lambda: boxes.containers() and boxes.inspect("spark-model-mine")["Id"] != before, "another container")
+    await_that(lambda: "serving" in own("spark-modelctl", "--user", "status"), "it to serve again")
+    own("systemctl", "--user", "stop", "spark-modeld.service", "spark-modeld.socket")
+    own("systemctl", "--user", "stop", unit("mine"))
+    assert boxes.containers(all=True) <= {"sglang-named", "sglang-scripted"}
+    host.run("loginctl", "disable-linger", "spark")
+    host.run("systemctl", "stop", f"user@{uid}.service")
+
+
+def test_the_host_goes_down_with_a_model_in_a_container(boxes: Boxes) -> None:
+    """The last one: docker has to be there for as long as the container is being stopped."""
+    boxes.serve("image-a")
+    assert {"docker.service", "spark-model-clean@image-a.service"} <= set(
+        boxes.host.show(unit("image-a"), "After").split()
+    )
+    boxes.host.run("systemctl", "poweroff")
+    boxes.host.await_end()
