@@ -21,13 +21,12 @@ class Leftovers:
 
     async def of(self, spec: Model) -> tuple[str, ...]:
         """Each thing left, in words; empty when the model is gone. SparkError when nobody can say."""
-        units = (spec.seat, *self._out.remains.scopes(spec))
-        reading, processes = await asyncio.gather(
-            self._out.gauge.read(), asyncio.gather(*(self._out.systemd.processes(unit) for unit in units))
+        reading, own, containers = await asyncio.gather(
+            self._out.gauge.read(), self._out.systemd.processes(spec.seat), in_containers(self._out, spec)
         )
         left = [
             f"{self._out.remains.named(pids)} in {_place(unit)}{_remedy(spec, unit)}"
-            for unit, pids in zip(units, processes, strict=True)
+            for unit, pids in ((spec.seat, own), *containers.items())
             if pids
         ]
         # A gauge that hangs knows nothing; what starts next still needs a fresh reading that fits.
@@ -45,6 +44,14 @@ class Leftovers:
             f"{holder.who} {f'in {_place(holder.unit)} ' if holder.unit else ''}listening on port {port}"
             for holder in (self._out.remains.holders(spec, inodes) if inodes else ())
         ]
+
+
+async def in_containers(outside: ports.Outside, spec: Model) -> dict[str, frozenset[int]]:
+    """The processes in each of the containers that the model ran in last. SparkError ``bus-lost``."""
+    return {
+        scope: outside.remains.processes(scope) | await outside.systemd.processes(scope)
+        for scope in outside.remains.scopes(spec)
+    }
 
 
 def _place(unit: str) -> str:

@@ -143,6 +143,9 @@ class Remains(Protocol):
     def scopes(self, model: Model) -> tuple[str, ...]:
         """The scopes of the containers that the model's launcher reported last."""
 
+    def processes(self, scope: str) -> frozenset[int]:
+        """The PIDs of a container, wherever docker has put it: not every scope is the systemd's that we speak to."""
+
     def listeners(self, model: Model) -> frozenset[int]:
         """The sockets (inodes) that listen where the model's engine does, if that is on this machine."""
 

@@ -10,6 +10,7 @@ from spark_modeld import ports
 from spark_modeld.core.errors import SparkError
 from spark_modeld.core.model import Container, Docker, Model
 from spark_modeld.core.slot import Slot
+from spark_modeld.leftovers import in_containers
 
 log = structlog.get_logger()
 
@@ -46,7 +47,7 @@ class Strays:
         return isinstance(spec.run, Docker | Container) and life is not None and life.idle
 
     async def _look(self, spec: Model) -> str | None:
-        pids = [pid for scope in self._out.remains.scopes(spec) for pid in await self._out.systemd.processes(scope)]
+        pids = frozenset[int]().union(*(await in_containers(self._out, spec)).values())
         if not pids or not self._at_rest(spec):  # it may have been started meanwhile
             return None
         name = spec.run.name if isinstance(spec.run, Container) else f"spark-model-{spec.id}"

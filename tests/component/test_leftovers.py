@@ -56,6 +56,16 @@ async def test_nothing_starts_before_the_container_is_gone(outside: Outside) -> 
     assert phase(outside, "beta") is Phase.SERVING
 
 
+async def test_a_container_of_another_systemd_is_seen_too(outside: Outside) -> None:
+    outside.remains.elsewhere[SCOPE] = outside.systemd.pids.pop(SCOPE)
+    outside.remains.sockets.clear()
+    await begin(outside, "beta")
+    assert phase(outside, "alpha") is Phase.STOPPING
+    outside.remains.elsewhere.clear()
+    await outside.advance(2)
+    assert phase(outside, "beta") is Phase.SERVING
+
+
 async def test_nothing_starts_while_its_engine_still_listens(outside: Outside) -> None:
     del outside.systemd.pids[SCOPE]
     await begin(outside, "beta")

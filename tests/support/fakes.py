@@ -523,14 +523,21 @@ class FakeSource:
 
 
 class FakeRemains:
-    """What models leave behind: ``containers`` model -> scopes, ``sockets`` model -> inode -> whose it is."""
+    """What models leave behind: ``containers`` model -> scopes, ``sockets`` model -> inode -> whose it is.
+
+    ``elsewhere``: scope -> the PIDs that our systemd does not know of.
+    """
 
     def __init__(self) -> None:
         self.containers: dict[str, tuple[str, ...]] = {}
         self.sockets: dict[str, dict[int, Holder]] = {}
+        self.elsewhere: dict[str, frozenset[int]] = {}
 
     def scopes(self, model: Model) -> tuple[str, ...]:
         return self.containers.get(model.id, ())
+
+    def processes(self, scope: str) -> frozenset[int]:
+        return self.elsewhere.get(scope, frozenset())
 
     def listeners(self, model: Model) -> frozenset[int]:
         return frozenset(self.sockets.get(model.id, ()))

@@ -48,7 +48,7 @@ MAY_IMPORT = {
     "tenancy": {"core", "ports"},
     "appraisals": {"core", "ports"},
     "leftovers": {"core", "ports"},
-    "strays": {"core", "ports"},
+    "strays": {"core", "ports", "leftovers"},
     "watches": {"core", "ports", "health", "appraisals", "leftovers"},
     "chronicle": {"core", "ports"},
     "leases": {"core", "face", "promises"},

@@ -106,3 +106,19 @@ def test_a_control_group_is_found_by_its_number(tmp_path: Path) -> None:
     assert cgroups.processes(folder) == [12, 13]
     assert cgroups.find(1, tmp_path) is None
     assert cgroups.processes(tmp_path / "gone") == []
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        f"system.slice/docker-{ONE}.scope",
+        f"docker/{ONE}",
+        f"user.slice/user-7.slice/user@7.service/user.slice/docker-{ONE}.scope",
+    ],
+)
+def test_a_container_is_found_where_docker_may_put_it(tmp_path: Path, place: str) -> None:
+    folder = tmp_path / place
+    folder.mkdir(parents=True)
+    (folder / "cgroup.procs").write_text("12\n")
+    places = cgroups.places(f"docker-{ONE}.scope", 7, tmp_path)
+    assert [pid for each in places for pid in cgroups.processes(each)] == [12]

@@ -12,6 +12,18 @@ ROOT = Path("/sys/fs/cgroup")
 _NAMED = 3
 
 
+def places(scope: str, uid: int, root: Path = ROOT) -> tuple[Path, ...]:
+    """Where a container can be: under systemd, under docker alone, or under this user's own systemd (rootless)."""
+    own = root / f"user.slice/user-{uid}.slice/user@{uid}.service"
+    container = scope.removeprefix("docker-").removesuffix(".scope")
+    return (
+        root / "system.slice" / scope,
+        root / "docker" / container,
+        own / "user.slice" / scope,
+        own / "app.slice" / scope,
+    )
+
+
 def find(number: int, root: Path = ROOT) -> Path | None:
     """The control group with this id, which is its folder's inode; None if it is gone."""
     for folder, _, _ in os.walk(root):

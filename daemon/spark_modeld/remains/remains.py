@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable, Iterable, Mapping
 
@@ -27,6 +28,10 @@ class HostRemains:
         if not isinstance(model.run, Docker | Container):
             return ()
         return tuple(f"docker-{container}.scope" for container in tuple(self._containers((model.id,)))[-_LAST:])
+
+    def processes(self, scope: str) -> frozenset[int]:
+        """See the port."""
+        return frozenset(pid for folder in cgroups.places(scope, os.getuid()) for pid in cgroups.processes(folder))
 
     def listeners(self, model: Model) -> frozenset[int]:
         """See the port."""
