@@ -182,6 +182,7 @@ def test_a_model_nobody_knows_counts_as_a_holder_and_is_named(ollama: Ollama) ->
     assert (status, problem["code"]) == (409, "large-parallel")
     assert problem["holders"] == [{"model": "mystery:70b on ollama.service", "bytes": 4 << 30}]
     ollama.ask("/api/generate", {"model": "mystery:70b", "keep_alive": 0})
+    await_that(lambda: ollama.held() == {}, "it to go")
     ollama.serve("alpha")
     await_that(lambda: ollama.warnings() == [], "the warning to go")
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from spark_modeld import ports
 from spark_modeld.core.model import MemorySource, Reading
-from spark_modeld.tenancy.tenants import Tenants
+from spark_modeld.tenancy.tenants import FRESH_SECONDS, Tenants
 
 
 class TenantGauge:
@@ -18,7 +18,7 @@ class TenantGauge:
 
     async def read(self, *, thorough: bool = False) -> Reading:
         """See ports.Gauge. The servers are asked before memory is read: a holder's memory is never free as well."""
-        await self._tenants.refresh()
+        await self._tenants.refresh(within=0.0 if thorough else FRESH_SECONDS)
         reading = await self._gauge.read(thorough=thorough)
         loaded = self._tenants.loaded()
         if not loaded:

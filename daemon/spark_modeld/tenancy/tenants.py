@@ -70,10 +70,10 @@ class Tenants:
             for entry in server.loaded
         )
 
-    async def refresh(self) -> None:
-        """Asks every server that runs what it holds, unless that was done just now."""
+    async def refresh(self, *, within: float = FRESH_SECONDS) -> None:
+        """Asks every server that runs what it holds, unless that was done ``within`` so many seconds."""
         now = self._clock.now().mono
-        late = [s for s in self._servers.values() if s.running and now - s.asked_at > FRESH_SECONDS]
+        late = [s for s in self._servers.values() if s.running and now - s.asked_at >= within]
         await asyncio.gather(*(self._ask(server) for server in late))
 
     # ports.Systemd.
