@@ -10,11 +10,15 @@ import structlog
 from spark_modeld import ports
 from spark_modeld.core import lifecycle as life_of
 from spark_modeld.core.effects import Effects
+from spark_modeld.core.errors import SparkError
 from spark_modeld.core.model import Model
 from spark_modeld.core.pulse import Proven, Pulse
 from spark_modeld.core.slot import Slot
 
 log = structlog.get_logger()
+
+_WORK_SECONDS = 1.0
+_WORK_SHARE = 0.05
 
 
 class Health:
@@ -33,7 +37,7 @@ class Health:
         pulse = Pulse(spec, self._mono(), patience=patience, may_ask=spec.warm_up)
         asked: asyncio.Task[Proven] | None = None
         try:
-            while (seconds := pulse.stalled(self._mono())) is None:
+            while (seconds := await self._stalled(spec, pulse)) is None:
                 await self._out.clock.sleep(pulse.pause)
                 await self._look(spec, pulse)
                 if asked is not None and asked.done():
@@ -53,6 +57,24 @@ class Health:
         log.warning(f"{spec.id}: {problem.detail}", model=spec.id, unit=spec.unit)
         stalled = life_of.Stalled(epoch, problem, seconds)
         self._post(lambda: self._slot().unit_event(spec.id, stalled, self._out.clock.now()))
+
+    async def _stalled(self, spec: Model, pulse: Pulse) -> float | None:
+        seconds = pulse.stalled(self._mono())
+        if seconds is not None and pulse.excusable(self._mono()) and await self._works(spec):
+            pulse.works(self._mono())
+            return None
+        return seconds
+
+    async def _works(self, spec: Model) -> bool:
+        """Whether the processes of its unit use a processor now: who generates does, whatever the GPU does."""
+        units = (spec.unit, *self._out.remains.scopes(spec))
+        try:
+            pids = frozenset().union(*[await self._out.systemd.processes(unit) for unit in units])
+        except SparkError:
+            return False
+        before = self._out.vitals.cpu_seconds(pids)
+        await self._out.clock.sleep(_WORK_SECONDS)
+        return self._out.vitals.cpu_seconds(pids) - before >= _WORK_SECONDS * _WORK_SHARE
 
     async def _look(self, spec: Model, pulse: Pulse) -> None:
         look = await self._out.vitals.look(spec, pulse.look_seconds)

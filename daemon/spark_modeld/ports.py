@@ -205,6 +205,9 @@ class Vitals(Protocol):
     async def ask(self, model: Model, seconds: float) -> Proven:
         """Asks for one token, and waits so long for it."""
 
+    def cpu_seconds(self, pids: Iterable[int]) -> float:
+        """How much processor time these processes have used so far; those that are gone count for nothing."""
+
 
 class ModelServer(Protocol):
     """The API of a server that holds many models; any of its models says where it is."""

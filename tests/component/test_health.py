@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
@@ -203,6 +204,31 @@ async def test_an_answer_that_flows_is_no_stall_however_long_it_is(outside: Outs
     assert outside.calls("stop") == []
     await outside.advance(120 * 5 + 10)
     assert outside.calls("stop") == [f"stop {unit('alpha')}"]
+
+
+async def test_processes_at_work_for_clients_are_given_much_longer_but_not_for_ever(outside: Outside) -> None:
+    await switched(outside, "alpha")
+    outside.vitals.looks["alpha"], outside.vitals.working = Look(Reach.WELL, others=True), 0.8
+    await outside.advance(120 * 25)
+    assert outside.calls("stop") == []
+    await outside.advance(120 * 11)
+    assert outside.calls("stop") == [f"stop {unit('alpha')}"]
+
+
+async def test_processes_that_do_nothing_for_clients_are_given_five_times_as_long(outside: Outside) -> None:
+    await switched(outside, "alpha")
+    outside.vitals.looks["alpha"] = Look(Reach.WELL, others=True)
+    await outside.advance(120 * 5 - 1)
+    assert outside.calls("stop") == []
+    await outside.advance(12)
+    assert outside.calls("stop") == [f"stop {unit('alpha')}"]
+
+
+def test_the_processor_time_of_a_process_is_read() -> None:
+    before = VITALS.cpu_seconds([os.getpid()])
+    while VITALS.cpu_seconds([os.getpid()]) < before + 0.05:
+        pass
+    assert VITALS.cpu_seconds([1 << 22]) == 0.0
 
 
 async def test_a_look_that_goes_wrong_ends_neither_model_nor_daemon(outside: Outside) -> None:

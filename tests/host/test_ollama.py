@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from support.serving import LARGE, SETTINGS, Events, Serving, Watch, await_that
-from support.spark import SOURCE, SparkHost
+from support.spark import SOURCE, SparkHost, quoted
 from support.tiny_models import sentence_of
 
 pytestmark = pytest.mark.host
@@ -244,6 +244,23 @@ def test_a_load_that_the_server_refuses_fails_the_switch_with_its_words(ollama: 
     assert (status, problem["code"], problem["switch"]["outcome"]) == (502, "model-failed", "rolled-back")
     assert "model requires more system memory (70.0 GiB) than is available (7.1 GiB)" in problem["detail"]
     assert ollama.slot() == ("alpha", "serving")
+
+
+def test_a_server_for_one_model_comes_and_goes_with_it(ollama: Ollama) -> None:
+    host, port = ollama.host, 11435
+    command = ["/usr/bin/python3", "-I", "-S", f"{SOURCE}/tests/support/ollama_server.py", "--model", "own:1b=100"]
+    words = ", ".join(map(quoted, [*command, "--port", str(port)]))
+    head = f'engine = "ollama"\nurl = "http://127.0.0.1:{port}"\nserved_model_name = "own:1b"\nmemory = "{LARGE}"\n'
+    host.model("own", f"{head}[launch]\ncommand = [{words}]\n")
+    ollama.reload()
+    ollama.serve("llama")
+    ollama.serve("own")
+    assert ollama.held() == {}
+    assert (
+        json.loads(host.run("curl", "-sS", f"http://127.0.0.1:{port}/api/ps").stdout)["models"][0]["name"] == "own:1b"
+    )
+    ollama.serve("llama")
+    assert ollama.active("own") in ("inactive", "failed")
 
 
 def test_a_model_the_server_does_not_have_is_told(ollama: Ollama) -> None:

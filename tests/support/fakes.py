@@ -380,6 +380,7 @@ class FakeVitals:
         self.looks: dict[str, Look] = {}
         self.proofs: dict[str, Proven] = {}
         self.asked: list[str] = []
+        self.working = 0.0
         self._clock = clock
         self._moves = count()
 
@@ -391,6 +392,9 @@ class FakeVitals:
         if model.id not in self.proofs:
             await self._clock.sleep(seconds)
         return self.proofs.get(model.id, Proven(Proof.HUNG))
+
+    def cpu_seconds(self, pids: Iterable[int]) -> float:
+        return self._clock.time * self.working
 
 
 class FakeServer:

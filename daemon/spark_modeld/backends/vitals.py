@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spark_modeld.backends import engine_of
@@ -29,19 +31,19 @@ class EngineVitals:
 
     async def look(self, model: Model, seconds: float) -> Look:
         """See ports.Vitals: a connection, one cheap request, and what the engine counts where it shows that."""
-        engine = engine_of(model.engine)
+        engine, port = engine_of(model.engine), model.endpoint[1]
         async with self._probe(model) as probe:
             trouble = await probe.connect()
             if trouble is not None:
-                return Look(Reach.SILENT if trouble else Reach.REFUSED, trouble)
+                return Look(Reach.SILENT, trouble, others=others_connected(port)) if trouble else Look(Reach.REFUSED)
             answer = await probe.get(engine.alive_path or engine.health_path, seconds)
             reach, words = _reach(engine, answer)
             if reach is Reach.WELL and engine.load and not _lists(engine, answer, model):
                 return Look(Reach.UNWELL, f"at {engine.names_path} that {model.served_model_name} is not loaded")
             if reach in {Reach.REFUSED, Reach.SILENT}:
-                return Look(reach, words, others=others_connected(model.endpoint[1]))
+                return Look(reach, words, others=others_connected(port))
             mark = await _mark(engine, probe, seconds)
-            return Look(reach, words, mark, mark is None and others_connected(model.endpoint[1]))
+            return Look(reach, words, mark, mark is None and others_connected(port))
 
     async def ask(self, model: Model, seconds: float) -> Proven:
         """See ports.Vitals."""
@@ -57,10 +59,24 @@ class EngineVitals:
                     return Proven(Proof.HUNG if hung else Proof.FAILED, answer.words)
         return Proven(Proof.NOT_OFFERED)
 
+    def cpu_seconds(self, pids: Iterable[int]) -> float:
+        """See ports.Vitals."""
+        return sum(map(_cpu_seconds, pids))
+
     def _probe(self, model: Model) -> Probe:
         from spark_modeld.backends.probe import Probe  # noqa: PLC0415 - aiohttp, which the start does not wait for
 
         return Probe(model.url, key_of(model, self._read_key)[0])
+
+
+def _cpu_seconds(pid: int) -> float:
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        # The program's name, in brackets, may hold anything; utime and stime are fields 14 and 15.
+        user, system = text.rpartition(")")[2].split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError):
+        return 0.0
 
 
 def _reach(engine: Engine, answer: Answer) -> tuple[Reach, str]:

@@ -16,6 +16,8 @@ from spark_modeld.core.model import Model
 PERIOD_SECONDS = 10.0
 LENIENCE = 5
 """How many times longer it may take where clients are served and nobody can see whether they get anything."""
+MOST_LENIENCE = 30
+"""The same where its processes are at work all the time: what they work at cannot be seen, so there is an end to it."""
 REFUSALS = 3
 _AGAIN_SECONDS = 1.0
 _LOOKS = 10
@@ -74,6 +76,7 @@ class Pulse:
         self._looked_at = now
         self._answered_at = now
         self._flowed_at = now
+        self._worked_at = now
         self._refusals = 0
         self._in_flight = 0
         self._failure = ""
@@ -133,11 +136,19 @@ class Pulse:
         """For how many seconds it has generated nothing, once that is too long; None while it may be well."""
         if self._refusals >= REFUSALS:
             return now - self._looked_at
-        quiet = now - max(self._answered_at, self._flowed_at)
+        quiet = now - max(self._answered_at, self._flowed_at, self._worked_at)
         unanswered = now - self._answered_at
         if quiet >= self._patience * (LENIENCE if self._hidden() else 1):
             return unanswered
         return unanswered if self._failure and unanswered >= self._patience * LENIENCE else None
+
+    def excusable(self, now: float) -> bool:
+        """Whether it is no stall if its processes are at work: clients are served, and nothing else can be seen."""
+        return self._refusals < REFUSALS and self._hidden() and now - self._answered_at < self._patience * MOST_LENIENCE
+
+    def works(self, now: float) -> None:
+        """Its processes are at work."""
+        self._worked_at = now
 
     def problem(self, now: float) -> Problem:
         """What is wrong with it, in words."""
