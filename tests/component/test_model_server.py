@@ -11,7 +11,9 @@ from aiohttp import ClientSession, web
 
 from spark_modeld.backends.ladder import Ladder
 from spark_modeld.backends.model_server import OllamaServer
+from spark_modeld.backends.vitals import EngineVitals
 from spark_modeld.core.model import EngineKind, Loaded, Model, OwnUnit
+from spark_modeld.core.pulse import Proof, Proven, Reach
 from spark_modeld.ports import LadderPassed
 from support.engines import free_port, running, wait_listening
 
@@ -53,6 +55,17 @@ async def test_the_ladder_loads_without_an_end_and_the_server_lets_go_when_told(
     await SERVER.unload(model)
     while await SERVER.loaded(model):
         pass
+
+
+async def test_who_looks_whether_a_model_is_well_never_has_it_loaded(model: Model) -> None:
+    vitals = EngineVitals(no_key)
+    assert (await vitals.look(model, 5)).reach is Reach.UNWELL
+    assert await vitals.ask(model, 5) == Proven(Proof.FAILED, "that it is not loaded")
+    assert await SERVER.loaded(model) == ()
+    await SERVER.pin(model)
+    assert (await vitals.look(model, 5)).reach is Reach.WELL
+    assert (await vitals.ask(model, 5)).proof is Proof.GIVEN
+    assert (await entry(model, "a:1b")).ends_in is None, "being asked for a token leaves it as it was"
 
 
 async def test_an_end_is_seen_and_taken_back(model: Model) -> None:

@@ -252,6 +252,16 @@ async def test_a_pin_under_way_is_over_before_the_model_is_unloaded(empty: Ollam
     assert empty.server.holds[SERVER] == {}
 
 
+async def test_what_is_unloaded_before_it_was_ever_seen_listed_is_missed_too(empty: Ollama) -> None:
+    await empty.advance(1.9)
+    switch = await empty.engine.switch("llama", requested_by=Requester.CONTROL, actor=None)
+    await empty.until(lambda: empty.engine.find_switch(switch.id).outcome)
+    empty.server.holds[SERVER].clear()
+    empty.seen.clear()
+    await empty.advance(12)
+    assert empty.calls("climb") == ["climb llama"]
+
+
 async def test_systemctl_stop_of_the_server_empties_the_slot(empty: Ollama) -> None:
     await switched(empty, "llama")
     empty.seen.clear()

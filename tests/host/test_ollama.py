@@ -23,12 +23,12 @@ ALPHA = 8001
 SERVER = f"""\
 [Unit]
 Description=Ollama Service
+StartLimitIntervalSec=0
 [Service]
 ExecStart=/usr/bin/python3 -I -S {SOURCE}/tests/support/ollama_server.py --port {PORT} --ills {ILLS} \
   --model llama3.2:3b=2048 --model qwen3=2048 --model tiny:1b=100 --model mystery:70b=4096
 Restart=always
 RestartSec=300ms
-StartLimitIntervalSec=0
 """
 
 POLKIT = f"""\

@@ -49,6 +49,9 @@ class EngineVitals:
         """See ports.Vitals."""
         engine = engine_of(model.engine)
         async with self._probe(model) as probe:
+            # A server of many models would load it for us, past admission.
+            if engine.load and not _lists(engine, await probe.get(engine.names_path, seconds), model):
+                return Proven(Proof.FAILED, "that it is not loaded")
             for request in engine.generations:
                 answer = await probe.post(request.path, request.body(model.served_model_name), seconds)
                 if answer.ok:

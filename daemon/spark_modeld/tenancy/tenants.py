@@ -179,6 +179,11 @@ class Tenants:
     def _model_of(self, seat: Seat) -> Model | None:
         return next((m for m in self._models() if m.seat == seat.name), None)
 
+    def _phase(self, seat: Seat) -> Phase | None:
+        model = self._model_of(seat)
+        life = self._slot().house.lives.get(model.id) if model is not None else None
+        return life.phase if life is not None else None
+
     # What systemd reports.
 
     def _on_report(self, report: ports.BusReport) -> None:
@@ -340,7 +345,7 @@ class Tenants:
         server.loaded = loaded
         for seat in self._seats_of(server):
             seat.missing_since = None if seat.listed else now if seat.missing_since is None else seat.missing_since
-            seat.claimed = seat.claimed and not seat.listed
+            seat.claimed = seat.claimed and not seat.listed and self._phase(seat) is not Phase.SERVING
             if seat.shown is not None:
                 self._show(seat)
         if other:
