@@ -58,9 +58,9 @@ class Vendor:
 
     def run(self) -> None:
         self.say(f"pid {os.getpid()}, port {self.options.port}")
-        self._fork_core()
-        # A thread that waits for the signal: a handler could miss one that comes just before the main thread blocks.
+        # A thread waits for the signal: a handler could miss one that comes just before the main thread blocks.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        self._fork_core()
         threading.Thread(target=self._await_sigterm, daemon=True).start()
         for step in (*STEPS[self.kind], *(["early"] if self.options.fault == "early" else [])):
             self.step = step
@@ -98,12 +98,11 @@ class Vendor:
         """The process that holds the memory: SGLang's scheduler, vLLM's EngineCore, TRT-LLM's worker."""
         if self.kind == "nim":
             return
-        survives = self.options.fault == "core-survives"
-        signal.signal(signal.SIGTERM, signal.SIG_IGN if survives else signal.SIG_DFL)
         self.core = os.fork()
         if self.core:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             return
+        signal.signal(signal.SIGTERM, signal.SIG_IGN if self.options.fault == "core-survives" else signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         if self.options.fault == "core-dies":
             # The parent blocks in wait_for_engine_startup(): github.com/vllm-project/vllm/pull/44751.
             self.hold("refused")
