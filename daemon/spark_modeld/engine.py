@@ -196,7 +196,9 @@ class Engine:
         while True:
             handler = await self._queue.get()
             before = self._slot.switch
-            for effect in handler():
+            effects = handler()
+            # First: while the disk is waited for, a switch that ended is in the history, as it will be in the record.
+            for effect in sorted(effects, key=lambda effect: not isinstance(effect, fx.Ended)):
                 await self._run(effect)
             self._tidy()
             self._tell(before)

@@ -28,6 +28,14 @@ reclaim_timeout = "1500ms"
 guard_grace = "1s"
 """
 ROGUE = "rogue.service"
+ROGUE_RULE = """
+polkit.addRule(function (action, subject) {
+    if (action.id == "org.freedesktop.systemd1.manage-units" && subject.user == "spark-modeld" &&
+        action.lookup("unit") == "rogue.service") {
+        return polkit.Result.YES;
+    }
+});
+"""
 
 
 def held(model: str, port: int, *switches: str, memory: str | None = "10GiB", extra: str = "") -> str:
@@ -52,7 +60,9 @@ def gb10(installed_host: SparkHost) -> Gb10:
     host.write(f"/etc/systemd/system/{ROGUE}", f"[Service]\nExecStart={command}\n")
     lines = ['engine = "openai"', 'url = "http://127.0.0.1:9006"', 'memory = "10GiB"', f"unit = {quoted(ROGUE)}"]
     host.model("rogue", "\n".join(lines))
+    host.write("/etc/polkit-1/rules.d/60-rogue.rules", ROGUE_RULE)
     host.run("systemctl", "daemon-reload")
+    host.run("systemctl", "restart", "polkit.service")
     host.enable()
     return gb10
 
@@ -161,10 +171,11 @@ def test_a_load_that_falls_under_the_floor_is_killed_at_once_with_its_curve(serv
 def test_after_three_loads_under_the_floor_a_person_is_waited_for(serving: Serving, gb10: Gb10) -> None:
     serving.serve("beta")
     hold(serving, "beta")
-    with Events(serving.host) as events:
-        serving.host.run("systemctl", "kill", "--signal=KILL", unit("beta"))
-        for _ in range(3):
-            events.phase("beta", "warming")
+    serving.host.run("systemctl", "stop", DAEMON, unit("beta"))
+    serving.host.run("systemctl", "start", "spark-modeld.socket", "spark-modeld-http.socket", DAEMON)
+    for _ in range(3):
+        with Events(serving.host) as events:
+            await_that(lambda: state(serving, "beta")["state"] == "warming", "beta to load")
             gb10.available(2 * GIB)
             alarm(events, "killed-loading")
             gb10.available(110 * GIB)

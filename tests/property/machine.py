@@ -91,6 +91,15 @@ class SlotMachine(RuleBasedStateMachine):
     def outsider(self, gib: int) -> None:
         self.world.outsider = gib * GIB
 
+    @rule(seen=st.booleans())
+    def driver(self, seen: bool) -> None:
+        """Whether the driver says who holds what."""
+        self.world.driver = seen
+
+    @rule(seconds=st.sampled_from([0.0, 1.0, 31.0]))
+    def look(self, seconds: float) -> None:
+        self.world.look(seconds)
+
     @rule(unit=ANY_UNIT)
     def ignore_sigterm(self, unit: str) -> None:
         self.world.units[unit].obeys = False

@@ -11,11 +11,13 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from property.machine import SlotMachine
+from spark_modeld.core.admission import Holder
 from spark_modeld.core.effects import Ended, Verdict
 from spark_modeld.core.house import House
 from spark_modeld.core.lifecycle import BUS_LOST
 from spark_modeld.core.planner import Planner
 from spark_modeld.core.slot import Slot
+from spark_modeld.core.warden import Warden
 from spark_modeld.units import Units
 
 pytestmark = pytest.mark.property
@@ -33,6 +35,18 @@ EFFORT = settings(
 
 def everything_fits(original: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *_, **__: None
+
+
+def loading_models_are_promised_nothing(original: property) -> property:
+    return property(lambda _: 0)
+
+
+def desired_is_stopped_too(original: Callable[..., Any]) -> Callable[..., Any]:
+    def next_one(warden: Warden) -> Any:
+        occupant = warden._planner.occupant
+        return ([occupant], "the occupant") if occupant else original(warden)
+
+    return next_one
 
 
 def nothing_is_large(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -99,6 +113,8 @@ def jobs_are_not_told_apart(original: Callable[..., Any]) -> Callable[..., Any]:
 
 MUTANTS = [
     (House, "admit", everything_fits),
+    (Holder, "outstanding", loading_models_are_promised_nothing),
+    (Warden, "_next", desired_is_stopped_too),
     (House, "large", nothing_is_large),
     (House, "busy_others", stops_count_when_asked_for),
     (House, "drain", leases_do_not_count),

@@ -13,12 +13,14 @@ from spark_modeld import ports
 from spark_modeld.core import effects as fx
 from spark_modeld.core import lifecycle as life_of
 from spark_modeld.core.errors import Code, Problem, SparkError
+from spark_modeld.core.guard import Alarm
 from spark_modeld.core.lifecycle import Act
 from spark_modeld.core.model import (
     ActiveState,
     Amount,
     Catalog,
     EngineKind,
+    GpuProcess,
     Instant,
     Launch,
     MemorySettings,
@@ -137,7 +139,8 @@ class World:
         self.watches: dict[tuple[str, Act], int] = {}
         self.timers: dict[str, tuple[int, float]] = {}
         self.wake_at: float | None = None
-        self.room_seen: dict[str, tuple[Reading, int]] = {}
+        self.room_seen: dict[str, Reading] = {}
+        self.driver = True
         self.wish: str | None = None
         self.overdue: str | None = None
         self._boot()
@@ -189,6 +192,11 @@ class World:
                     self.record = self.slot.record(tuple(self.history[-5:]), BOOT, self.record)
                 case fx.Ended(switch):
                     self._switch_ended(switch)
+                case fx.Guarded(notice):
+                    wanted = self.slot.planner.wanted()
+                    assert notice.alarm is not Alarm.STOPPING or notice.model != wanted, (
+                        "the guard stops what is desired"
+                    )
                 case fx.Verdict(ask, problem):
                     assert ask in self.pending_asks, "an admission was answered twice, or nobody asked"
                     self.pending_asks.discard(ask)
@@ -226,10 +234,21 @@ class World:
             assert tx is not None
             assert self.record.switch is not None, "a start that is not on record"
             assert self.record.switch.id == tx.switch.id, "a start of a switch that is not on record"
-        reading, loading = self.room_seen[model]
-        need = self.slot.house.footprint(model).bytes
+        self._check_promises(model, self.room_seen[model])
+
+    def _check_promises(self, model: str, reading: Reading) -> None:
+        """What all that are up were admitted for, and the reserve, was there when this one was admitted."""
+        up = {Phase.STARTING, Phase.WARMING, Phase.SERVING, Phase.DRAINING}
+        running = {ActiveState.ACTIVE, ActiveState.ACTIVATING}
+        alive = [
+            m
+            for m, life in self.slot.house.lives.items()
+            if m != model and life.phase in up and self.units[MODELS[m].unit].active in running
+        ]
+        promised = sum(self.slot.house.footprint(m).bytes for m in (model, *alive))
+        seen = reading.available + sum(self.units[MODELS[m].unit].held for m in alive)
         reserve = CATALOG.settings.memory.reserve.of(TOTAL)
-        assert reading.available - loading - need >= reserve, f"{model} was started without room"
+        assert promised + reserve <= seen, f"{model} was started beside {alive} without room"
 
     def _check_on_record(self, model: str) -> None:
         tx = self.slot.planner.tx
@@ -385,9 +404,20 @@ class World:
     def reading(self) -> Reading:
         used = self.outsider + sum(u.held for u in self.units.values())
         available = max(0, TOTAL - used)
+        held = ((m.id, self.units[m.unit].held) for m in MODELS.values())
         return Reading(
-            total=TOTAL, available=available, free=available, source=MemorySource.UNIFIED, taken_at=self.now()
+            total=TOTAL,
+            available=available,
+            free=available,
+            source=MemorySource.UNIFIED,
+            taken_at=self.now(),
+            processes=tuple(GpuProcess(1, amount, model=m) for m, amount in held if amount and self.driver),
         )
+
+    def look(self, seconds: float) -> None:
+        """Time goes by, and then memory is looked at, as it is while nothing happens."""
+        self.time += seconds
+        self.run(self.slot.observed(self.reading(), self.now()))
 
     def read(self) -> None:
         if self.reads:
@@ -399,13 +429,7 @@ class World:
             return
         unit = self.units[MODELS[model].unit]
         if act is Act.WATCH_ROOM:
-            reading = self.reading()
-            loading = sum(
-                self.slot.house.footprint(m).bytes
-                for m, life in self.slot.house.lives.items()
-                if m != model and life.phase in {Phase.STARTING, Phase.WARMING}
-            )
-            self.room_seen[model] = (reading, loading)
+            reading = self.room_seen[model] = self.reading()
             self.run(self.slot.room(model, epoch, reading, self.now()))
         elif act is Act.WATCH_FLOOR:
             self.run(self.slot.floor(model, epoch, self.reading(), self.now()))
@@ -415,6 +439,7 @@ class World:
                 self._event(model, life_of.Gone(epoch))
         elif act is Act.CLIMB:
             if good and unit.active is ActiveState.ACTIVE:
+                self.grow(MODELS[model].unit)
                 self._event(model, life_of.Ladder(epoch))
             elif not good:
                 self._event(model, life_of.Ladder(epoch, Problem(Code.MODEL_FAILED, "the wrong model answers")))
@@ -484,8 +509,11 @@ class World:
             self.verdicts[ask] = error.problem
         else:
             self.run(effects)
+        idle = self.slot.house.lives[model].idle
         while self.reads and ask in self.pending_asks:
             self.read()
+        if foreign and idle and self.slot.house.lives[model].phase is Phase.STARTING:
+            self._check_promises(model, self.reading())
         if foreign:
             self._gate_answered(MODELS[model].unit, ask)
 
