@@ -258,6 +258,8 @@ class Planner:
             case Phase.STUCK:
                 tx.error = tx.error or life.problem
                 self.finish(tx, Outcome.FAILED, now)
+            case Phase.RECLAIMING if not self._clear_for(tx, target):
+                self._disturbed(tx, target, now)
             case Phase.STOPPED | Phase.FAILED if tx.raised:
                 self._came_down(tx, target, life, now)
             case Phase.STOPPED | Phase.FAILED if not self._clear_for(tx, target):
@@ -272,6 +274,15 @@ class Planner:
             case _:
                 return False
         return True
+
+    def _disturbed(self, tx: Transaction, target: str, now: Instant) -> None:
+        """Another slot model came up while the target was waiting for room."""
+        self.house.step(target, life_of.STOP_WANTED, now)
+        if tx.beside:
+            tx.error = _slot_taken(target, self.house.busy_others(target)[0])
+            self.finish(tx, Outcome.FAILED, now)
+        else:
+            tx.raised, tx.overlap, tx.stage = False, False, Stage.CLEAR
 
     def _clear_for(self, tx: Transaction, target: str) -> bool:
         """Whether the target may be started now: alone, or beside the one it overlaps with, if that still serves."""
