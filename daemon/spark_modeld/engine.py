@@ -548,9 +548,9 @@ class Engine:
         """See ``Leases``."""
         self._leases.release(lease)
 
-    def flows(self, model: str) -> None:
-        """Bytes of an answer of this model have come: it generates. Synchronous and cheap; now and then is enough."""
-        self._slot.house.flowed_at[model] = self._now().mono
+    def flows(self, lease: Lease) -> None:
+        """See ``Leases``."""
+        self._leases.flows(lease)
 
     def _check_configured(self) -> None:
         if self._config_problem is not None:

@@ -181,5 +181,8 @@ class Leases(Protocol):
         wherever asking again is worth it.
         """
 
+    def flows(self, lease: Lease) -> None:
+        """Bytes of a good answer have come: the model generates. Cheap; about once a second is enough."""
+
     def release(self, lease: Lease) -> None:
         """Gives a lease back: the response is fully relayed, or its client is gone."""

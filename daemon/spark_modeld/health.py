@@ -82,7 +82,7 @@ class Health:
         pulse.looked(
             look,
             self._mono(),
-            flowed_at=max(house.released_at.get(spec.id, 0.0), house.flowed_at.get(spec.id, 0.0)),
+            flowed_at=house.flowed_at.get(spec.id),
             in_flight=house.leases.get(spec.id, 0),
             # A token now and then would keep what another client had loaded from ever reaching its end.
             may_ask=not (spec.tenant and spec.id in self._slot().intruders()),

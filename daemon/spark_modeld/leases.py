@@ -56,6 +56,10 @@ class Leases:
         self.changed = True
         return Lease(slot.house.models[model])
 
+    def flows(self, lease: Lease) -> None:
+        """See ``face.Leases``."""
+        self._slot().house.flowed_at[lease.model.id] = self._now().mono
+
     def release(self, lease: Lease) -> None:
         """See ``face.Leases``."""
         self._give_back(lease.model.id)

@@ -101,8 +101,20 @@ async def test_a_stream_flows_as_it_comes(it: Relaying) -> None:
     for piece in (b"data: 1\n\n", b"data: ha", b"lf\n\n"):
         go.put_nowait(piece)
         assert await client.chunk() == piece
+    assert it.leases.flowed == ["qwen"], "told at most once a second"
     go.put_nowait(b"")
     assert await client.chunk() == b""
+
+
+async def test_an_error_is_no_sign_that_the_model_generates(it: Relaying) -> None:
+    async def behave(call: Call) -> None:
+        await call.send(b"HTTP/1.1 500 X\r\nContent-Length: 2\r\n\r\n{}")
+
+    it.engine.behave = behave
+    client = await it.open()
+    await client.send(request(b'{"model":"qwen"}'))
+    assert (await client.reply()).status == 500
+    assert it.leases.flowed == []
 
 
 async def test_a_client_of_http_1_0_gets_neither_chunks_nor_a_second_turn(it: Relaying) -> None:

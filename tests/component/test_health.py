@@ -181,25 +181,13 @@ async def test_one_that_stalls_again_and_again_is_given_up_after_the_bounded_num
     assert "generated nothing for 120 s" in str(snapshot.slot_reason)
 
 
-async def test_leases_given_back_and_a_token_now_and_then_keep_it(outside: Outside) -> None:
-    await switched(outside, "alpha")
-    outside.vitals.looks["alpha"] = Look(Reach.WELL)
-    for _ in range(60):
-        lease = outside.engine.lease("alpha")
-        assert lease is not None
-        await outside.advance(10)
-        outside.engine.release(lease)
-    outside.vitals.proofs["alpha"] = Proven(Proof.GIVEN)
-    await outside.advance(3600)
-    assert outside.calls("stop") == []
-
-
 async def test_an_answer_that_flows_is_no_stall_however_long_it_is(outside: Outside) -> None:
     await switched(outside, "alpha")
     outside.vitals.looks["alpha"] = Look(Reach.WELL)
-    assert outside.engine.lease("alpha") is not None
+    lease = outside.engine.lease("alpha")
+    assert lease is not None
     for _ in range(360):
-        outside.engine.flows("alpha")
+        outside.engine.flows(lease)
         await outside.advance(10)
     assert outside.calls("stop") == []
     await outside.advance(120 * 5 + 10)

@@ -155,6 +155,7 @@ class FakeLeases:
         self.slot_model: str | None = next(iter(models), None)
         self.serving = {self.slot_model}
         self.held: list[Lease] = []
+        self.flowed: list[str] = []
         self.granted = 0
         self.waiting: list[tuple[str | None, str | None, bool, asyncio.Future[Lease]]] = []
         self.asked = asyncio.Event()
@@ -240,6 +241,9 @@ class FakeLeases:
         waiting, self.waiting = self.waiting, []
         for _, _, _, future in waiting:
             future.set_exception(error)
+
+    def flows(self, lease: Lease) -> None:
+        self.flowed.append(lease.model.id)
 
     def release(self, lease: Lease) -> None:
         found = next(each for each in self.held if each is lease)

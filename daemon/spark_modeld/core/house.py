@@ -30,8 +30,8 @@ _ADMITTED = (life_of.FITS, life_of.GATE_PASSED)
 class House:
     """Lives and what they need. It steps lives and collects their effects; it plans nothing.
 
-    ``released_at`` is when (monotonic seconds) a lease of a model was last given back, ``flowed_at`` when bytes of an
-    answer were last seen; ``lost`` are starts that came
+    ``released_at`` is when (monotonic seconds) a lease of a model was last given back, ``flowed_at`` when bytes of a
+    good answer came last; ``lost`` are starts that came
     to nothing, with the reason, for those who wait for them.
     """
 

@@ -1,7 +1,7 @@
 """Whether a serving engine still generates: what was seen of it, and when that is too little.
 
-Three things prove that it does: something that it counts has moved, it answered a request for one token, or requests of
-clients came to their end. It is asked for that token only after half of the patience without any other proof. Time in
+Three things prove that it does: something that it counts has moved, it answered a request for one token, or a client
+got some of its answer. It is asked for that token only after half of the patience without any other proof. Time in
 which nobody looked (the machine was frozen, the daemon was) proves nothing against it.
 """
 
@@ -95,7 +95,7 @@ class Pulse:
     def looked(
         self, look: Look, now: float, *, flowed_at: float | None = None, in_flight: int = 0, may_ask: bool = True
     ) -> None:
-        """A look; ``in_flight`` is how many leases are held, ``flowed_at`` when one was given back or bytes came last.
+        """A look; ``in_flight`` is how many leases are held, ``flowed_at`` when bytes of a good answer came last.
 
         ``may_ask`` False: it is not to be asked for a token at the moment.
         """

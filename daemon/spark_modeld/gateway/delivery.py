@@ -17,6 +17,7 @@ from spark_modeld.gateway.usage import Usage
 COMMENT = b": waiting for the model\n\n"
 _EVENTS = b"text/event-stream"
 _COLLECT_LIMIT = 64 * 1024
+_TELL_SECONDS = 1.0
 
 
 class Outcome(Enum):
@@ -36,7 +37,8 @@ class _Mode(Enum):
 class Delivery:
     """Implements ``relay.Owner``.
 
-    ``begun`` is called when the engine answers, ``ended`` once, with how it ended; ``abort`` breaks the connection.
+    ``begun`` is called when the engine answers, ``flows`` now and then while a good answer comes, ``ended`` once, with
+    how it ended; ``abort`` breaks the connection.
     ``first`` is when the engine's answer began, by ``clock``.
     """
 
@@ -48,9 +50,11 @@ class Delivery:
         "_collected",
         "_ended",
         "_events",
+        "_flows",
         "_last",
         "_mode",
         "_path",
+        "_tell_at",
         "first",
         "usage",
     )
@@ -62,11 +66,14 @@ class Delivery:
         *,
         clock: Callable[[], float],
         begun: Callable[[], None],
+        flows: Callable[[], None],
         ended: Callable[[Outcome], None],
         abort: Callable[[], None],
     ) -> None:
         self._clock = clock
         self._begun = begun
+        self._flows = flows
+        self._tell_at = float("inf")
         self._answer = answer
         self._path = path
         self._ended = ended
@@ -110,6 +117,8 @@ class Delivery:
     def head(self, response: Response) -> None:
         """See ``relay.Owner``."""
         self.first = self._clock()
+        if response.status < 400:
+            self._tell_at = self.first
         self._begun()
         fields = dict(response.fields)
         events = response.status == 200 and fields.get(b"content-type", b"").lower().startswith(_EVENTS)
@@ -121,6 +130,9 @@ class Delivery:
 
     def body(self, parts: Sequence[bytes]) -> None:
         """See ``relay.Owner``."""
+        if (now := self._clock()) >= self._tell_at:
+            self._tell_at = now + _TELL_SECONDS
+            self._flows()
         self.usage.see(parts)
         if self._mode is _Mode.COLLECT:
             if sum(map(len, self._collected)) < _COLLECT_LIMIT:

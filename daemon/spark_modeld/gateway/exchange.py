@@ -74,6 +74,7 @@ class Exchange:
             self.route.path,
             clock=self._loop.time,
             begun=self._let_go_of_body,
+            flows=self._flows,
             ended=self._ended,
             abort=wire.abort,
         )
@@ -295,6 +296,11 @@ class Exchange:
         if self._intake is not None:
             self._intake.close()
             self._intake = None
+
+    def _flows(self) -> None:
+        """The model generates, as everybody can see."""
+        if self._lease is not None:
+            self._house.leases.flows(self._lease)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
