@@ -132,6 +132,17 @@ async def test_a_switch_shows_what_was_found(control: Control, ctl: Ctl) -> None
     assert (code, "warning  custom-code: it brings code" in out) == (0, True)
 
 
+async def test_the_catalog_says_of_which_models_something_was_found(control: Control, ctl: Ctl) -> None:
+    models = dict(control.face.snapshot.models)
+    models["llama-70b"] = replace(models["llama-70b"], findings=FINDINGS)
+    control.face.snapshot = replace(control.face.snapshot, models=models)
+    done = await ctl("models")
+    said = "error    llama-70b: no-weights, custom-code; see `spark-modelctl check llama-70b`"
+    assert done.out.splitlines()[-1] == said
+    listed = (await control.call("GET", "/api/models/llama-70b")).json
+    assert [finding["level"] for finding in listed["findings"]] == ["error", "warning"]
+
+
 # Docker is asked by the person, not by the daemon.
 
 

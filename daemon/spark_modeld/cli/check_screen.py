@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from spark_modeld.cli.text import clean, paint, size
+from spark_modeld.cli.text import clean, fit, paint, size, width
 
 _COLOURS = {"error": "red", "warning": "yellow", "info": "dim"}
 _LABELS = {"weights": "weights", "kv_cache": "KV cache", "overhead": "overhead", "shared_memory": "shared memory"}
@@ -38,6 +38,19 @@ def clean_lines(text: str) -> list[str]:
 def findings(found: list[dict[str, Any]], *levels: str) -> list[str]:
     """Findings of these levels, each with what to do about it."""
     return [line for finding in found if finding["level"] in levels for line in _finding(finding)]
+
+
+def found_of(models: list[dict[str, Any]]) -> list[str]:
+    """A line for each model of which something was found, and how to see it."""
+    lines = []
+    for model in models:
+        found = model.get("findings", [])
+        if found:
+            level = "error" if any(finding["level"] == "error" for finding in found) else "warning"
+            codes = ", ".join(finding["code"] for finding in found)
+            text = fit(f"{level.ljust(8)} {model['id']}: {codes}; see `spark-modelctl check {model['id']}`", width())
+            lines.append(paint(clean(text), _COLOURS[level]))
+    return ["", *lines] if lines else []
 
 
 def _finding(finding: dict[str, Any]) -> list[str]:

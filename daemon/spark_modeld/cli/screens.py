@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from spark_modeld.cli.check_screen import found_of
 from spark_modeld.cli.memory_bar import memory_bar
 from spark_modeld.cli.text import age, arrow, bar, between, clean, paint, phase, size, span, table, unit_name, width
 
@@ -52,7 +53,8 @@ def models(shown: dict[str, Any]) -> list[str]:
         )
         for m in shown["models"]
     ]
-    return table(("MODEL", "STATE", "ROLE", "ENGINE", "NEEDS", "FITS", "ALIASES", "URL"), rows)
+    lines = table(("MODEL", "STATE", "ROLE", "ENGINE", "NEEDS", "FITS", "ALIASES", "URL"), rows)
+    return [*lines, *found_of(shown["models"])]
 
 
 def memory(shown: dict[str, Any]) -> list[str]:
