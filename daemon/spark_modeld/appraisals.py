@@ -9,10 +9,10 @@ from dataclasses import replace
 from typing import Any
 
 from spark_modeld import ports
-from spark_modeld.core.appraisal import Inspection, Listener
+from spark_modeld.core.appraisal import Inspection, Listener, UnitFacts
 from spark_modeld.core.effects import Effects
 from spark_modeld.core.errors import SparkError
-from spark_modeld.core.model import Model, Reading
+from spark_modeld.core.model import Model, OwnUnit, Reading
 from spark_modeld.core.slot import Slot
 
 _LATE_SECONDS = 0.5
@@ -47,12 +47,20 @@ class Appraisals:
 
     async def inspect(self, spec: Model) -> Inspection:
         """What is to be seen of this model now. Bounded in time: what hangs is a finding."""
-        facts = None
-        # Without the bus nothing is started; the rest can still be told.
+        inspect = self._out.inspector.inspect
+        if isinstance(spec.run, OwnUnit):
+            # Its user and its flags are in the unit.
+            facts = await self._facts(spec)
+            seen, listener = await asyncio.gather(inspect(spec, facts), self._listener(spec))
+        else:
+            facts, seen, listener = await asyncio.gather(self._facts(spec), inspect(spec, None), self._listener(spec))
+        return replace(seen, unit=facts, listener=listener)
+
+    async def _facts(self, spec: Model) -> UnitFacts | None:
+        """None without the bus: nothing is started then, and the rest can still be told."""
         with contextlib.suppress(SparkError):
-            facts = await self._out.systemd.facts(spec.unit)
-        seen = await self._out.inspector.inspect(spec, facts)
-        return replace(seen, unit=facts, listener=await self._listener(spec))
+            return await self._out.systemd.facts(spec.unit)
+        return None
 
     async def _listener(self, spec: Model) -> Listener | None:
         """Who listens where this model's engine is to answer. A process of the catalog's there is not looked for."""

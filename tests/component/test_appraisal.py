@@ -12,7 +12,7 @@ from spark_modeld.core.appraisal import Inspection, UnitFacts
 from spark_modeld.core.errors import Code, Problem, SparkError
 from spark_modeld.core.finding import error, warning
 from spark_modeld.core.footprint import Checkpoint, Format, parse_flags
-from spark_modeld.core.model import Basis, EngineKind, Model, Outcome, Phase, Requester, Switch
+from spark_modeld.core.model import Basis, EngineKind, Model, Outcome, OwnUnit, Phase, Requester, Switch
 from spark_modeld.core.record import Record
 from spark_modeld.ports import Holder
 from support.fakes import GIB, MODELS, Outside, make_catalog, make_model, unit
@@ -183,6 +183,16 @@ async def test_what_systemd_knows_of_the_unit(outside: Outside, facts: UnitFacts
     ended = await switched(outside, "alpha")
     assert [f.code for f in ended.findings] == [code]
     assert ended.outcome is (Outcome.FAILED if refused else Outcome.READY)
+
+
+async def test_a_server_of_many_models_may_run_when_it_likes(build: Callable[..., Outside]) -> None:
+    tenant = replace(make_model("tenant", 8), engine=EngineKind.OLLAMA, run=OwnUnit("ollama.service"))
+    outside = build(catalog=make_catalog(tenant))
+    outside.systemd.known["ollama.service"] = UnitFacts(file_state="enabled", restart="always", user="ollama")
+    await outside.up()
+    assert await checked(outside, "tenant") == []
+    outside.systemd.known["ollama.service"] = UnitFacts(load="masked")
+    assert await checked(outside, "tenant") == ["unit-masked"]
 
 
 async def test_a_stranger_on_the_port(outside: Outside) -> None:

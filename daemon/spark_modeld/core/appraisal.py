@@ -115,6 +115,8 @@ def _unit(model: Model, seen: Inspection) -> Iterator[Finding]:
         return
     if model.tenant:
         return  # its server may be up whenever it likes: what counts is what it holds
+    if model.tenant:
+        return  # a server without a model holds next to nothing, and may run whenever it likes
     if facts.restart not in {"", "no"}:
         yield warning(
             "restart-policy",
