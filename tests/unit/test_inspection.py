@@ -201,6 +201,40 @@ def test_a_unit_of_ones_own_shows_its_flags() -> None:
     assert not seen(own, UnitFacts()).flags.known
 
 
+SCRIPT = """#!/bin/bash
+# vllm is not what runs here
+MODEL=/srv/models/scout  # sglang
+echo starting sglang --tp 8
+docker run -d --name sglang-scout --gpus all --shm-size 16g \\
+  -v "$HOME:/root" lmsysorg/sglang:latest-cu130 \\
+  python3 -m sglang.launch_server --model-path $MODEL --served-model-name "$NAME" \\
+  --mem-fraction-static 0.6 --context-length 32768 && docker logs -f sglang-scout --tp 4
+"""
+
+
+@pytest.mark.parametrize("through", ["launch", "shell", "container"])
+def test_flags_that_a_script_writes_out(folder: Path, through: str) -> None:
+    script = folder / "serve.sh"
+    script.write_text(SCRIPT)
+    script.chmod(0o755)
+    run: Run = {
+        "launch": Launch((str(script), "x")),
+        "shell": Launch(("bash", str(script))),
+        "container": Container("sglang-scout", str(script)),
+    }[through]
+    entry = model(run, engine=EngineKind.SGLANG)
+    found = seen(entry)
+    flags = found.flags
+    assert (flags.fraction, flags.context, flags.shm_bytes) == (0.6, 32768, 16 << 30)
+    assert (flags.known, flags.bad, flags.served_names, flags.tensor_parallel) == (False, (), (), None)
+    script.write_text(SCRIPT.replace("0.6", "$SHARE"))
+    again = seen(entry)
+    assert (again.flags.fraction, again.flags.bad) == (None, ())
+    assert again.fingerprint != found.fingerprint
+    script.write_text('exec "$@"\n')
+    assert seen(entry).flags.said == {}
+
+
 def test_the_fingerprint_follows_configuration_and_files(folder: Path) -> None:
     path = write(folder / "m", QWEN3_32B, 400_000, 2)
     entry = model(TRUE, path)

@@ -16,6 +16,7 @@ from spark_modeld.core.model import Container, Docker, Launch, Model, OwnUnit
 from spark_modeld.inspection.access import READ, Account, Outcome, account, allows, own_account, walk
 from spark_modeld.inspection.hidden import hidden
 from spark_modeld.inspection.program import program
+from spark_modeld.inspection.script import script_of
 
 Files = Mapping[str, os.stat_result]
 _READ_BY_ENGINES = (".safetensors", ".json", ".gguf", ".bin", ".model")
@@ -67,10 +68,11 @@ def look(model: Model, facts: UnitFacts | None, eyes: Eyes) -> Inspection:
         findings += program(model, who)
     if isinstance(model.run, Docker | Container):
         findings.append(_not_asked(model.run, model.id))
+    script = script_of(model)
     return Inspection(
-        fingerprint=fingerprint(model, stamp),
+        fingerprint=fingerprint(model, f"{stamp} {script.stamp}" if script else stamp),
         checkpoint=checkpoint,
-        flags=_flags(model, facts),
+        flags=script.flags if script and script.flags else _flags(model, facts),
         findings=tuple(findings),
     )
 
