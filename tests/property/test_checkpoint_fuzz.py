@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 from spark_modeld.checkpoint import read
 from spark_modeld.checkpoint.config import _KEYS
 from spark_modeld.core.footprint import CacheNeed, Checkpoint, estimate, parse_flags
-from spark_modeld.core.model import EngineKind
+from spark_modeld.core.model import EngineKind, Launch, Model
+from spark_modeld.inspection.script import script_of
 from support.checkpoints import CASES, QWEN3_32B, write
 
 pytestmark = pytest.mark.property
@@ -261,6 +262,27 @@ def test_any_damage_to_a_header(data: st.DataObject) -> None:
         path = Path(folder) / "model.gguf"
         path.write_bytes(damaged(data, whole))
         holds(read(path))
+
+
+LINES = st.lists(
+    st.sampled_from(
+        ["vllm serve /m", "sglang", " --tp ", "'", '"', "\\", "\n", "\\\n", "$X", "`", "#", " = ", ";", "9" * 400]
+    )
+    | st.text(max_size=6),
+    max_size=20,
+)
+
+
+@FEW
+@given(lines=LINES, engine=st.sampled_from(EngineKind))
+def test_any_script(lines: list[str], engine: EngineKind) -> None:
+    with tempfile.NamedTemporaryFile("w", suffix=".sh", errors="replace") as file:
+        file.write("".join(lines))
+        file.flush()
+        entry = Model(id="m", engine=engine, url="http://127.0.0.1:1", run=Launch((file.name,)), served_model_name="m")
+        found = script_of(entry)
+    assert found is not None
+    assert found.flags is None or (not found.flags.known and found.flags.bad == ())
 
 
 def damaged(data: st.DataObject, content: bytes) -> bytes:
