@@ -12,7 +12,7 @@ from spark_modeld import ports
 from spark_modeld.core.appraisal import Inspection, Listener, UnitFacts
 from spark_modeld.core.effects import Effects
 from spark_modeld.core.errors import SparkError
-from spark_modeld.core.model import Model, OwnUnit, Reading
+from spark_modeld.core.model import Container, Model, OwnUnit, Reading
 from spark_modeld.core.slot import Slot
 
 _LATE_SECONDS = 0.5
@@ -69,8 +69,13 @@ class Appraisals:
         if not inodes:
             return None
         holders = await asyncio.to_thread(self._out.remains.holders, spec, inodes)
-        words = ", ".join(f"{each.who} in {each.unit}" if each.unit else each.who for each in holders)
-        return Listener(spec.endpoint[1], words) if words else None
+        ours = {spec.unit, *self._out.remains.scopes(spec)}
+        strangers = [each for each in holders if each.unit not in ours]
+        if not strangers:
+            return None
+        words = ", ".join(f"{each.who} in {each.unit}" if each.unit else each.who for each in strangers)
+        contained = all((each.unit or "").startswith("docker-") for each in strangers)
+        return Listener(spec.endpoint[1], words, isinstance(spec.run, Container) and contained)
 
     async def look(self, spec: Model) -> tuple[Inspection, Reading | None]:
         """An inspection, and a reading where one can be taken."""

@@ -12,7 +12,7 @@ from spark_modeld.core.appraisal import Inspection, UnitFacts
 from spark_modeld.core.errors import Code, Problem, SparkError
 from spark_modeld.core.finding import error, warning
 from spark_modeld.core.footprint import Checkpoint, Format, parse_flags
-from spark_modeld.core.model import Basis, EngineKind, Model, Outcome, OwnUnit, Phase, Requester, Switch
+from spark_modeld.core.model import Basis, Container, EngineKind, Model, Outcome, OwnUnit, Phase, Requester, Switch
 from spark_modeld.core.record import Record
 from spark_modeld.ports import Holder
 from support.fakes import GIB, MODELS, Outside, make_catalog, make_model, unit
@@ -201,6 +201,22 @@ async def test_a_stranger_on_the_port(outside: Outside) -> None:
     assert ended.error is not None
     assert [f["code"] for f in ended.error.extra["findings"]] == ["port-taken"]
     assert "taken by python3 (PID 12) in notebook.service" in ended.error.detail
+
+
+async def test_a_container_that_runs_already_is_no_stranger(build: Callable[..., Outside]) -> None:
+    """By its name only docker knows it, and nobody asks docker: whatever container is there may be the model's own."""
+    model = replace(make_model("scout", 8), run=Container("sglang-scout"))
+    outside = build(catalog=make_catalog(model))
+    await outside.up()
+    scope = f"docker-{'a' * 64}.scope"
+    outside.remains.sockets["scout"] = {17: Holder("python3 (PID 12)", scope)}
+    report = await outside.engine.check("scout")
+    assert [(f.code, str(f.level)) for f in report.findings if f.code == "port-taken"] == [("port-taken", "warning")]
+    assert report.ok
+    outside.remains.containers["scout"] = (scope,)
+    assert await checked(outside, "scout") == []
+    outside.remains.sockets["scout"] = {17: Holder("nginx (PID 3)", "nginx.service")}
+    assert not (await outside.engine.check("scout")).ok
 
 
 async def test_models_that_share_a_port_are_no_strangers(build: Callable[..., Outside]) -> None:

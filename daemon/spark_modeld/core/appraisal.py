@@ -35,10 +35,14 @@ class UnitFacts:
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """Somebody listens on a model's port: ``holder`` says who, as far as that can be seen."""
+    """Somebody listens on a model's port: ``holder`` says who, as far as that can be seen.
+
+    ``own``: it may well be the model itself, in a container that docker started and that only docker knows by its name.
+    """
 
     port: int
     holder: str
+    own: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +76,14 @@ def appraise(model: Model, seen: Inspection, estimate: Estimate | None) -> Appra
 
 
 def port_taken(model: Model, listener: Listener) -> Finding:
-    """Somebody who is no model of the catalog listens where this model is to answer."""
+    """Somebody who is no unit of the catalog's listens where this model is to answer."""
+    if listener.own:
+        return warning(
+            "port-taken",
+            f"Port {listener.port} is taken by {listener.holder}: if that is the container of {model.id}, it runs "
+            "already and is taken over as it is",
+            "See `docker ps`; stop it if it is another one",
+        )
     return error(
         "port-taken",
         f"Port {listener.port} is taken by {listener.holder}: {model.id} could not listen there, and whoever asks it "
