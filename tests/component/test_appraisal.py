@@ -229,7 +229,7 @@ async def test_models_that_share_a_port_are_no_strangers(build: Callable[..., Ou
     assert "port-taken" not in await checked(outside, "two")
     assert (await switched(outside, "two")).outcome is Outcome.READY
     await switched(outside, None)
-    outside.remains.sockets["one"] = heard
+    outside.remains.sockets["one"] = {18: Holder("python3 (PID 12)", "notebook.service")}
     assert "port-taken" in await checked(outside, "one")
 
 
