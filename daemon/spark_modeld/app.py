@@ -189,9 +189,12 @@ class Daemon:
 
     def _open_gateway(self) -> tuple[Gateway, Doors]:
         from spark_modeld.gateway.doors import Doors  # noqa: PLC0415 - imported by ``_import_aiohttp``
+        from spark_modeld.gateway.record import line  # noqa: PLC0415
         from spark_modeld.gateway.server import Gateway  # noqa: PLC0415
 
-        gateway = Gateway(self._engine, TokenStore(self._where.tokens), self._metrics)
+        tokens = TokenStore(self._where.tokens)
+        gateway = Gateway(self._engine, tokens, self._metrics, recorder=lambda record: logs.line(*line(record)))
+        self._engine.listen(gateway.follow)
         passed = self._passed
         doors = Doors(gateway, sockets.bind_early, passed=passed.gateway, ports=passed.ports)
         doors.follow(self._engine.snapshot)

@@ -245,8 +245,7 @@ async def test_a_port_of_its_own_means_its_model(it: Relaying) -> None:
 
 
 async def test_a_port_that_no_model_has_is_told_so(it: Relaying) -> None:
-    models = {"qwen": model("qwen", it.engine.port)}
-    it.leases.catalog = type(it.leases.catalog)(it.leases.catalog.settings, models)
+    it.leases.configure({"qwen": model("qwen", it.engine.port)})
     reply = await it.post(body("qwen"), own_port=True)
     assert (reply.status, error_of(reply)["code"]) == (404, "model_not_found")
 
@@ -254,8 +253,7 @@ async def test_a_port_that_no_model_has_is_told_so(it: Relaying) -> None:
 async def test_the_engine_gets_its_own_key(it: Relaying, tmp_path: Path) -> None:
     key = tmp_path / "key"
     key.write_text("engines-own\n")
-    models = {"qwen": model("qwen", it.engine.port, api_key_file=str(key))}
-    it.leases.catalog = type(it.leases.catalog)(it.leases.catalog.settings, models)
+    it.leases.configure({"qwen": model("qwen", it.engine.port, api_key_file=str(key))})
     assert (await it.post(body("qwen"))).status == 200
     key.write_text("another")
     assert (await it.post(body("qwen"))).status == 200

@@ -160,14 +160,9 @@ class FakeLeases:
         self.waiting: list[tuple[str | None, str | None, bool, asyncio.Future[Lease]]] = []
         self.asked = asyncio.Event()
         self.hung_up = 0
-        self._snapshot: Snapshot | None = None
-
-    @property
-    def snapshot(self) -> Snapshot:
-        if self._snapshot is None or self._snapshot.catalog is not self.catalog:
-            self.publish()
-        assert self._snapshot is not None
-        return self._snapshot
+        self.listeners: list[Callable[[Snapshot], None]] = []
+        self.snapshot = Snapshot()
+        self.publish()
 
     def publish(self, **more: object) -> None:
         states = {
@@ -185,7 +180,7 @@ class FakeLeases:
             )
             for each in self.catalog.models.values()
         }
-        self._snapshot = replace(
+        self.snapshot = replace(
             Snapshot(
                 slot_phase=Phase.SERVING if self.slot_model else None,
                 slot_model=self.slot_model,
@@ -195,15 +190,22 @@ class FakeLeases:
             ),
             **more,  # type: ignore[arg-type]
         )
+        for listener in self.listeners:
+            listener(self.snapshot)
 
-    def _find(self, name: str | None) -> Model:
+    def configure(self, models: dict[str, Model]) -> None:
+        """Another catalog."""
+        self.catalog = Catalog(self.catalog.settings, MappingProxyType(models))
+        self.publish()
+
+    def find(self, name: str | None) -> Model:
         found = self.catalog.find(name or self.slot_model or "")
         if found is None:
             raise refuse(Code.UNKNOWN_MODEL, f"There is no model {name!r}. Ask for another.")
         return found
 
     def lease(self, name: str | None) -> Lease | None:
-        found = self._find(name)
+        found = self.find(name)
         if found.id not in self.serving:
             return None
         return self.give(found)
@@ -235,7 +237,7 @@ class FakeLeases:
         """Every demand is met."""
         waiting, self.waiting = self.waiting, []
         for name, _, _, future in waiting:
-            future.set_result(self.give(self._find(name)))
+            future.set_result(self.give(self.find(name)))
 
     def fail(self, error: SparkError) -> None:
         waiting, self.waiting = self.waiting, []
@@ -382,6 +384,7 @@ async def relaying(*, auth: str = "token", drain_seconds: float = 0.2) -> AsyncI
     tokens, records = Tokens(), list[Record]()
     metrics = Metrics()
     gateway = Gateway(leases, tokens, metrics, recorder=records.append)
+    leases.listeners.append(gateway.follow)
     gateway.listen(sock)
     gateway.listen(own, port=own_port)
     it = Relaying(gateway, leases, engine, tokens, metrics, records, port, own_port)

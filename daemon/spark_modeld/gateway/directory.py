@@ -77,11 +77,6 @@ def entry(model: Model, snapshot: Snapshot) -> dict[str, Any]:
     }
 
 
-def occupant(snapshot: Snapshot) -> str | None:
-    """The model that a request without a name means, as far as one can tell: in the slot, or what belongs there."""
-    return snapshot.slot_model or snapshot.desired or snapshot.catalog.settings.slot.default or None
-
-
 def _others(model: Model) -> Iterator[str]:
     return (name for name in model.names if name != model.id)
 

@@ -14,7 +14,7 @@ from spark_modeld.gateway import asking
 from spark_modeld.gateway.access import Visitor
 from spark_modeld.gateway.answer import Answer
 from spark_modeld.gateway.delivery import Delivery, Outcome
-from spark_modeld.gateway.directory import entry, listing, occupant, unknown
+from spark_modeld.gateway.directory import entry, listing, unknown
 from spark_modeld.gateway.heads import Request
 from spark_modeld.gateway.house import House, Place, Wire
 from spark_modeld.gateway.intake import Intake
@@ -95,7 +95,7 @@ class Exchange:
             raise refused(501, "not_implemented", "This gateway does not switch protocols.")
         self.route = find(request.method, request.target)
         if self.route.kind is not Kind.HEALTH:
-            auth = self._house.snapshot.catalog.settings.gateway.auth
+            auth = self._house.settings.auth
             self.visitor = self._house.access.admit(request, self.route, auth=auth, loopback=self._place.loopback)
             self.record.actor = self.visitor.actor
         coding = request.get(b"content-encoding")
@@ -180,7 +180,9 @@ class Exchange:
         self._body = body
         model = self._own_model() or self._house.directory.find(body.model)
         if model is None:
-            self._check_occupant()
+            if self.visitor.models is not None:
+                # A token for some models must not start another by naming none.
+                self._check(self._house.leases.find(None))
         else:
             self._check(model)
             self.record.model = model.id
@@ -199,16 +201,9 @@ class Exchange:
         if not self.visitor.may_use(model):
             raise refused(403, "not_authorized", f"The token is not for the model {model.id!r}.", param="model")
 
-    def _check_occupant(self) -> None:
-        """A token for some models must not start another by naming none."""
-        name = occupant(self._house.snapshot)
-        model = self._house.directory.catalog.models.get(name) if name is not None else None
-        if model is not None:
-            self._check(model)
-
     def _comment(self) -> None:
         self._delivery.comment()
-        every = self._house.snapshot.catalog.settings.gateway.loading_keepalive
+        every = self._house.settings.loading_keepalive
         self._timer = self._loop.call_later(every, self._comment)
 
     def _demanded(self, demand: asyncio.Task[Lease]) -> None:

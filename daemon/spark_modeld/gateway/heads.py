@@ -26,6 +26,8 @@ _LENGTH = re.compile(rb"[0-9]{1,15}")
 _END = b"\r\n\r\n"
 
 Fields = list[tuple[bytes, bytes]]
+Single = dict[bytes, bytes | None]
+"""The value of each field, None for one that is there more than once."""
 
 
 class Malformed(Exception):
@@ -44,12 +46,13 @@ class Request:
     target: str
     http10: bool
     fields: Fields
+    single: Single
     length: int | None
     close: bool
 
     def get(self, name: bytes) -> bytes | None:
         """The value of a field that may be there once. ``Malformed`` when it is there more often."""
-        return _once(self.fields, name)
+        return _once(self.single, name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,18 +92,19 @@ def parse_request(head: bytes) -> Request:
     if len(match[2]) > _TARGET_LIMIT:
         raise Malformed(f"The target of the request is over {_TARGET_LIMIT // 1024} KiB.", 414)
     http10 = match[3] == b"0"
-    fields = _fields(match[4])
-    host = _once(fields, b"host")
+    fields, single = _fields(match[4])
+    host = _once(single, b"host")
     if host is None and not http10:
         raise Malformed("The request has no Host.")
-    length, chunked = _framing(fields, http10=http10)
+    length, chunked = _framing(single, http10=http10)
     return Request(
         match[1].decode("ascii"),
         match[2].decode("ascii"),
         http10,
         fields,
+        single,
         None if chunked else length or 0,
-        http10 or b"close" in listed(fields, b"connection"),
+        http10 or (b"connection" in single and b"close" in listed(fields, b"connection")),
     )
 
 
@@ -110,9 +114,9 @@ def parse_response(head: bytes) -> Response:
     if match is None:
         raise Malformed("The head of the response is not HTTP/1.1 as it should be.")
     http10 = match[1] == b"0"
-    fields = _fields(match[4])
-    length, chunked = _framing(fields, http10=http10)
-    options = listed(fields, b"connection")
+    fields, single = _fields(match[4])
+    length, chunked = _framing(single, http10=http10)
+    options = listed(fields, b"connection") if b"connection" in single else set[bytes]()
     keep = b"close" not in options and (not http10 or b"keep-alive" in options)
     return Response(int(match[2]), (match[3] or b"").rstrip(), fields, length, chunked, keep)
 
@@ -125,32 +129,33 @@ def listed(fields: Fields, name: bytes) -> set[bytes]:
     return {member.strip(b" \t").lower() for value in values for member in value.split(b",")}
 
 
-def _fields(block: bytes) -> Fields:
+def _fields(block: bytes) -> tuple[Fields, Single]:
+    fields: Fields = []
+    single: Single = {}
     if not block:
-        return []
+        return fields, single
     lines = block[:-2].split(b"\r\n")
     if len(lines) > _FIELDS_LIMIT:
         raise Malformed(f"The head has more than {_FIELDS_LIMIT} fields.", 431)
-    fields = []
     for line in lines:
         name, _, value = line.partition(b":")
-        fields.append((name.lower(), value.strip(b" \t")))
-    return fields
+        name, value = name.lower(), value.strip(b" \t")
+        fields.append((name, value))
+        single[name] = None if name in single else value
+    return fields, single
 
 
-def _once(fields: Fields, name: bytes) -> bytes | None:
-    values = [value for key, value in fields if key == name]
-    if not values:
-        return None
-    if len(values) > 1:
+def _once(single: Single, name: bytes) -> bytes | None:
+    value = single.get(name)
+    if value is None and name in single:
         raise Malformed(f"The field {name.decode()} is there more than once.")
-    return values[0]
+    return value
 
 
-def _framing(fields: Fields, *, http10: bool) -> tuple[int | None, bool]:
+def _framing(single: Single, *, http10: bool) -> tuple[int | None, bool]:
     """How long the body is: its length in bytes, or that it is chunked. Never both, never guessed."""
-    length = _once(fields, b"content-length")
-    coding = _once(fields, b"transfer-encoding")
+    length = _once(single, b"content-length")
+    coding = _once(single, b"transfer-encoding")
     if coding is not None:
         if length is not None:
             raise Malformed("There is a Content-Length beside a Transfer-Encoding.")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from spark_modeld.core.model import Model, Phase
+from spark_modeld.core.model import Catalog, GatewaySettings, Model, Phase
 from spark_modeld.face import Leases, Snapshot
 from spark_modeld.gateway.access import Access
 from spark_modeld.gateway.directory import Directory
@@ -53,20 +53,22 @@ class House:
         self.closing = False
         self._recorder = recorder
         self._bodies = 0
-        self._directory = Directory(leases.snapshot.catalog)
+        self.directory = Directory(leases.snapshot.catalog)
 
     @property
     def snapshot(self) -> Snapshot:
         """The latest."""
         return self.leases.snapshot
 
+    def follow(self, catalog: Catalog) -> None:
+        """The catalog that is in force. Told, not looked up: a snapshot costs more than a request."""
+        if catalog is not self.directory.catalog:
+            self.directory = Directory(catalog)
+
     @property
-    def directory(self) -> Directory:
-        """Of the catalog as it is now."""
-        catalog = self.leases.snapshot.catalog
-        if catalog is not self._directory.catalog:
-            self._directory = Directory(catalog)
-        return self._directory
+    def settings(self) -> GatewaySettings:
+        """``[gateway]`` as it is in force."""
+        return self.directory.catalog.settings.gateway
 
     def serving(self, model_id: str | None) -> Model | None:
         """This model, or the occupant, if it serves. Advisory."""

@@ -5,10 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import structlog
-
-_LOG = structlog.get_logger(__name__)
-
 
 @dataclass(slots=True, kw_only=True)
 class Record:
@@ -30,20 +26,19 @@ class Record:
 Recorder = Callable[[Record], None]
 
 
-def write(record: Record) -> None:
-    """One line of the log."""
-    fields: dict[str, object] = {
-        "model": record.model,
-        "actor": record.actor,
-        "status": record.status,
-        "total_seconds": f"{record.total:.4f}",
-        "bytes": record.length,
-    }
+def line(record: Record) -> tuple[str, dict[str, str]]:
+    """The line of the log for a request: what it says, and its fields."""
+    fields = {"status": str(record.status), "total_seconds": f"{record.total:.4f}", "bytes": str(record.length)}
+    if record.model is not None:
+        fields["model"] = record.model
+    if record.actor is not None:
+        fields["actor"] = record.actor
     if record.first_byte is not None:
         fields["first_byte_seconds"] = f"{record.first_byte:.4f}"
-    if record.completion_tokens is not None or record.prompt_tokens is not None:
-        fields["prompt_tokens"] = record.prompt_tokens
-        fields["completion_tokens"] = record.completion_tokens
+    if record.prompt_tokens is not None:
+        fields["prompt_tokens"] = str(record.prompt_tokens)
+    if record.completion_tokens is not None:
+        fields["completion_tokens"] = str(record.completion_tokens)
     if record.outcome != "complete":
         fields["outcome"] = record.outcome
-    _LOG.info(f"{record.method} {record.path} {record.status}", **fields)
+    return f"{record.method} {record.path} {record.status}", fields

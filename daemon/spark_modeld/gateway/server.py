@@ -9,13 +9,13 @@ import socket
 
 import structlog
 
-from spark_modeld.face import Leases
-from spark_modeld.gateway import record
+from spark_modeld.face import Leases, Snapshot
 from spark_modeld.gateway.access import Access, TokenVerifier
 from spark_modeld.gateway.connection import Connection
 from spark_modeld.gateway.house import House, Place
 from spark_modeld.gateway.keys import Keys
 from spark_modeld.gateway.listeners import Listener
+from spark_modeld.gateway.record import Recorder
 from spark_modeld.gateway.tally import Tally
 from spark_modeld.metrics import Metrics
 
@@ -29,9 +29,8 @@ _HEARING_SECONDS = 1.0
 class Gateway:
     """Serves from ``listen`` to ``close``. To be made and used on the running loop."""
 
-    def __init__(
-        self, leases: Leases, tokens: TokenVerifier, metrics: Metrics, *, recorder: record.Recorder = record.write
-    ) -> None:
+    def __init__(self, leases: Leases, tokens: TokenVerifier, metrics: Metrics, *, recorder: Recorder) -> None:
+        """``recorder`` is told of every request that has ended."""
         self._loop = asyncio.get_running_loop()
         access = Access(tokens, self._loop.time)
         tally = Tally(metrics, lambda: access.failures)
@@ -40,6 +39,10 @@ class Gateway:
         self._clients: set[Connection] = set()
         self._sweeper: asyncio.TimerHandle | None = None
         self._emptied = asyncio.Event()
+
+    def follow(self, snapshot: Snapshot) -> None:
+        """A new snapshot: its catalog is what requests are held against from now on."""
+        self._house.follow(snapshot.catalog)
 
     @property
     def connections(self) -> int:
