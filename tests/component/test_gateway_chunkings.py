@@ -1,0 +1,165 @@
+"""The relay with its bytes cut anywhere: what comes out does not depend on how they came in. No sockets are needed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any, cast
+
+import httptools
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from spark_modeld.gateway.connection import Connection
+from spark_modeld.gateway.house import House, Place
+from spark_modeld.gateway.record import Record
+from spark_modeld.gateway.server import Gateway
+from spark_modeld.gateway.upstream import Origin, Pool, Upstream
+from spark_modeld.metrics import Metrics
+from support.relaying import AUTH, FakeLeases, Tokens, chunk, model, request
+
+pytestmark = pytest.mark.component
+
+
+class Wire:
+    """A transport that keeps what is written."""
+
+    def __init__(self) -> None:
+        self.out = bytearray()
+        self.closed = False
+
+    def write(self, data: bytes) -> None:
+        self.out += data
+
+    def get_extra_info(self, _name: str) -> Any:
+        class Socket:
+            def setsockopt(self, *_: object) -> None: ...
+
+        return Socket()
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        self.closed = True
+
+    def close(self) -> None:
+        self.closed = True
+
+    abort = close
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+
+class Ready(Pool):
+    """Every connection is there already; what is sent on it is seen by ``sent``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: list[tuple[Upstream, Wire]] = []
+
+    def take(self, origin: Origin, now: float) -> Upstream | None:
+        taken = super().take(origin, now)
+        if taken is not None:
+            return taken
+        upstream, wire = Upstream(origin, self), Wire()
+        upstream.connection_made(cast(asyncio.Transport, wire))
+        self.made.append((upstream, wire))
+        return upstream
+
+
+def pieces(data: bytes, cuts: list[int]) -> list[bytes]:
+    places = sorted({c % (len(data) + 1) for c in cuts} | {0, len(data)})
+    return [data[a:b] for a, b in pairwise(places)]
+
+
+class Answers:
+    """What llhttp makes of what a client got."""
+
+    def __init__(self, data: bytes) -> None:
+        self.bodies: list[bytes] = []
+        self.statuses: list[int] = []
+        self._parser = httptools.HttpResponseParser(self)
+        self._parser.feed_data(data)
+
+    def on_message_begin(self) -> None:
+        self.bodies.append(b"")
+
+    def on_status(self, _status: bytes) -> None:
+        self.statuses.append(self._parser.get_status_code())
+
+    def on_body(self, body: bytes) -> None:
+        self.bodies[-1] += body
+
+
+CUTS = st.lists(st.integers(0, 3000), max_size=12)
+BODY = st.lists(st.binary(min_size=1, max_size=60), min_size=1, max_size=5)
+FRAMINGS: dict[str, Callable[[list[bytes]], bytes]] = {
+    "length": lambda parts: (
+        b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(b"".join(parts)), b"".join(parts))
+    ),
+    "chunks": lambda parts: (
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+        + b"".join(map(chunk, parts))
+        + b"0\r\nTrailer: x\r\n\r\n"
+    ),
+    "events": lambda parts: (
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+        + b"".join(map(chunk, parts))
+        + b"0\r\n\r\n"
+    ),
+    "interim": lambda parts: b"HTTP/1.1 100 Continue\r\n\r\n" + FRAMINGS["chunks"](parts),
+}
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    st.lists(st.tuples(BODY, st.sampled_from(sorted(FRAMINGS)), CUTS, st.booleans()), min_size=1, max_size=4),
+    CUTS,
+)
+def test_what_comes_out_does_not_depend_on_the_cuts(
+    exchanges: list[tuple[list[bytes], str, list[int], bool]], cuts: list[int]
+) -> None:
+    asyncio.run(relay(exchanges, cuts))
+
+
+async def relay(exchanges: list[tuple[list[bytes], str, list[int], bool]], cuts: list[int]) -> None:
+    leases = FakeLeases({"qwen": model("qwen", 1)})
+    records: list[Record] = []
+    house: House = Gateway(leases, Tokens(), Metrics(), recorder=records.append)._house
+    pool = house.pool = Ready()
+    connection, client = Connection(house, Place(loopback=True), lambda _: None), Wire()
+    connection.connection_made(cast(asyncio.Transport, client))
+    sent = b""
+    for number, (_, _, _, in_chunks) in enumerate(exchanges):
+        body = b'{"model":"qwen","n":%d}' % number
+        if in_chunks:
+            head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\n{AUTH}Transfer-Encoding: chunked\r\n\r\n"
+            sent += head.encode() + chunk(body[:5]) + chunk(body[5:]) + b"0\r\n\r\n"
+        else:
+            sent += request(body)
+    for piece in pieces(sent, cuts):
+        connection.data_received(piece)
+    for number, (parts, framing, answer_cuts, _) in enumerate(exchanges):
+        assert len(pool.made) == 1, "one connection after the other's end"
+        upstream, wire = pool.made[0]
+        head, _, got = bytes(wire.out).partition(b"\r\n\r\n")
+        assert head.startswith(b"POST ")
+        assert got == b'{"model":"served/qwen","n":%d}' % number
+        wire.out.clear()
+        for piece in pieces(FRAMINGS[framing](parts), answer_cuts):
+            upstream.data_received(piece)
+    answers = Answers(bytes(client.out))
+    assert answers.bodies == [b"".join(parts) for parts, _, _, _ in exchanges]
+    assert set(answers.statuses) == {200}
+    assert leases.held == []
+    assert [record.outcome for record in records] == ["complete"] * len(exchanges)
+    connection.connection_lost(None)
+    pool.close()
