@@ -119,6 +119,11 @@ class Access:
         self._known[secret] = now + _KNOWN_SECONDS, token
         return token
 
+    def forget(self) -> None:
+        """Keeps no token longer than it is of use."""
+        now = self._clock()
+        self._known = {secret: each for secret, each in self._known.items() if each[0] > now}
+
     def _pace(self) -> float | None:
         """How long the answer to one more wrong token has to wait; None if that were too long."""
         self.failures += 1

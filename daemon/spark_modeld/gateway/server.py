@@ -129,6 +129,7 @@ class Gateway:
         for client in [each for each in self._clients if each.deadline <= now]:
             client.overdue()
         self._house.pool.sweep(now)
+        self._house.access.forget()
         busy = self._clients or self._house.pool.connections
         self._sweeper = self._loop.call_later(_SWEEP_SECONDS, self._sweep) if busy else None
 
