@@ -16,6 +16,7 @@ from typing import Any
 from checks import measure_checks
 from climbs import measure_climbs
 from figures import Figure, overhead_figures, percentile, table
+from guards import measure_loading, measure_looks
 from readings import measure_readings
 
 from support import docker
@@ -222,9 +223,12 @@ def main() -> None:
     climbs = list(measure_climbs(LOADS, max(2, options.pairs // 2)))
     say("checks alone")
     checks = list(measure_checks(20))
+    say("what the guard costs")
+    looks = list(measure_looks(300))
     with booted() as bench:
         specs = {name: bench.pair(name.replace(" ", "-"), load) for name, load in LOADS.items()}
         instant = bench.pair("instant", 0.0)
+        endless = bench.pair("endless", 3600.0)
         bench.start_daemon()
         figures = [
             *readings,
@@ -236,6 +240,8 @@ def main() -> None:
             *measure_many(bench, instant, options.switches),
             *measure_idle(bench, options.idle_seconds),
             *measure_start(bench, options.restarts),
+            *looks,
+            *measure_loading(bench.host, endless["models"][0], bench.cpu_seconds, options.idle_seconds),
         ]
     print(table(figures))
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
