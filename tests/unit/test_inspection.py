@@ -295,7 +295,7 @@ def looking() -> int:
 
 async def test_a_path_that_hangs_is_a_finding_and_costs_one_thread() -> None:
     stall = Stall()
-    inspector = HostInspector(Eyes(checkpoint.read, stall.stamp), LoneThread, seconds=0.05)
+    inspector = HostInspector(Eyes(checkpoint.read, stall.stamp), LoneThread, seconds=0.5)
     hangs, fine = model(TRUE, path="/hangs", id="hangs"), model(TRUE, path="/fine", id="fine")
     try:
         for _ in range(3):
