@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import random
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -40,15 +42,22 @@ class Ollama(Outside):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.refuses: set[str] = set()
         climb = self.prober.climb
 
         async def load(model: Model, rung: object) -> object:
-            if model.tenant and model.served_model_name not in self.refuses:
+            if model.tenant:
                 self.server.holds.setdefault(SERVER, {})[self.listed(model)] = 30 * GIB
             return await climb(model, rung)  # type: ignore[arg-type]
 
         self.prober.climb = load  # type: ignore[method-assign, assignment]
+        kill = self.systemd.kill
+
+        def killed(name: str, token: int) -> None:
+            if name == SERVER:
+                self.server.holds.pop(SERVER, None)
+            kill(name, token)
+
+        self.systemd.kill = killed  # type: ignore[method-assign]
 
     @staticmethod
     def listed(model: Model) -> str:
@@ -91,6 +100,8 @@ async def empty(outside: Ollama) -> Ollama:
 
 async def switched(outside: Ollama, model: str | None) -> Switch:
     switch = await outside.engine.switch(model, requested_by=Requester.CONTROL, actor=None)
+    if switch.noop:
+        return switch
     while outside.engine.find_switch(switch.id).outcome is None:
         await outside.advance(0.5)
     await outside.rest()
@@ -115,7 +126,6 @@ async def test_a_switch_on_one_server_unloads_one_and_loads_the_other_and_never_
     assert (await switched(empty, "qwen")).outcome is Outcome.READY
     assert empty.calls("start", "stop", "kill", "unload", "climb") == ["unload llama3.2:3b", "climb qwen"]
     assert set(empty.server.holds[SERVER]) == {"qwen3:latest"}
-    empty.server.holds[SERVER]["qwen3"] = empty.server.holds[SERVER].pop("qwen3:latest")
     assert (await switched(empty, None)).outcome is Outcome.READY
     assert empty.server.holds[SERVER] == {}
     assert empty.slot() == (None, None)
@@ -321,3 +331,50 @@ async def test_a_bus_that_was_away_changes_nothing(empty: Ollama) -> None:
     await empty.advance(5)
     assert empty.slot() == ("llama", Phase.SERVING)
     assert empty.calls("start", "stop", "unload") == []
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_whatever_happens_it_comes_to_rest_with_one_model_and_goes_on(outside: Ollama, seed: int) -> None:
+    """Operators, other clients, systemd, the server's own deaths and a bus that comes and goes, in any order."""
+    fate = random.Random(seed)
+    outside.server.holds[SERVER] = {}
+    outside.systemd.units[SERVER] = replace(outside.systemd.status(SERVER), active=ActiveState.ACTIVE, main_pid=7)
+    await outside.up()
+    lost = False
+
+    def server_up() -> bool:
+        return outside.systemd.status(SERVER).active is ActiveState.ACTIVE
+
+    for _ in range(12):
+        move = fate.choice(("switch", "switch", "load", "unload", "stop", "start", "crash", "bus", "wait"))
+        model = fate.choice((LLAMA, QWEN))
+        held = outside.server.holds.get(SERVER)
+        if move == "switch":
+            name = fate.choice(("llama", "qwen", "beta", None))
+            with contextlib.suppress(SparkError):
+                await outside.engine.switch(name, requested_by=Requester.CONTROL, actor=None)
+        elif move == "load" and held is not None:
+            held[outside.listed(model)] = 30 * GIB
+        elif move == "unload" and held:
+            held.pop(fate.choice(sorted(held)))
+        elif move == "stop" and server_up() and not lost:
+            outside.stops()
+        elif move == "start" and not server_up() and not lost:
+            outside.holds()
+        elif move == "crash" and server_up() and not lost:
+            outside.server.holds.pop(SERVER, None)
+            outside.systemd.crash(SERVER)
+        elif move == "bus":
+            lost = not lost
+            (outside.systemd.lose if lost else outside.systemd.regain)()
+        await outside.advance(fate.choice((0.0, 0.1, 1.0, 5.0, 20.0)))
+    if lost:
+        outside.systemd.regain()
+    await outside.advance(200)
+    for name, tag in (("llama", "llama3.2:3b"), ("qwen", "qwen3:latest"), ("beta", None), (None, None)):
+        assert (await switched(outside, name)).outcome is Outcome.READY, outside.engine.snapshot
+        await outside.advance(30)
+        assert outside.slot() == (name, Phase.SERVING if name else None)
+        assert set(outside.server.holds.get(SERVER, {})) == ({tag} if tag else set())
+        assert outside.warnings().isdisjoint({"large-parallel", "stranger-loaded", "stuck"})
+    await outside.engine.ping()

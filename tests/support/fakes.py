@@ -426,7 +426,8 @@ class FakeServer:
     async def unload(self, model: Model) -> None:
         self._seen.append(f"unload {model.served_model_name}")
         if not self.keeps:
-            self.holds.get(model.unit, {}).pop(model.served_model_name, None)
+            for name in (model.served_model_name, f"{model.served_model_name}:latest"):
+                self.holds.get(model.unit, {}).pop(name, None)
 
 
 class FakeStore:
