@@ -48,15 +48,15 @@ begin_stop() {
   stopping=$!
 }
 
-# Waits for that; asks again if docker could not be asked, or the CLI was hit by the signal all the same. After a minute
-# without docker it is for spark-model-clean@.
+# Waits for that; asks again if docker could not be asked, or the CLI was hit by the signal all the same. After a while
+# without docker it is for spark-model-clean@: the whole machine may be going down.
 await_stop() {
   attempts=0
   until wait $stopping; do
     if ! look; then
       [ "$state" != missing ] || break
       attempts=$((attempts + 1))
-      [ $attempts -lt 60 ] || { say "docker does not stop $name: $said"; failed_stop; leave 1; }
+      [ $attempts -lt 15 ] || { say "docker does not stop $name: $said"; failed_stop; leave 1; }
       sleep 1
     fi
     $docker stop -t "$seconds" "$name" >/dev/null &
@@ -85,7 +85,7 @@ END
 look_hard() {
   attempts=0
   until look; do
-    [ "$state" != missing ] && [ -n "$asked" ] && [ $attempts -lt 60 ] || return 1
+    [ "$state" != missing ] && [ -n "$asked" ] && [ $attempts -lt 15 ] || return 1
     attempts=$((attempts + 1))
     sleep 1
   done

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from structlog.testing import capture_logs
 
-from spark_modeld.core.model import Docker, Phase, Requester
+from spark_modeld.core.model import Container, Docker, Launch, Phase, Requester, Run
 from spark_modeld.ports import Holder
 from support.fakes import Outside, make_catalog, make_model, unit
 
@@ -36,8 +36,8 @@ async def outside() -> AsyncIterator[Outside]:
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-async def begin(outside: Outside, model: str) -> None:
-    await outside.engine.switch(model, requested_by=Requester.CONTROL, actor=None)
+async def begin(outside: Outside, model: str, *, force: bool = False) -> None:
+    await outside.engine.switch(model, requested_by=Requester.CONTROL, actor=None, force=force)
     await outside.advance(3)
 
 
@@ -79,7 +79,7 @@ async def test_who_listened_before_it_started_is_not_left_by_it(outside: Outside
     del outside.systemd.pids[SCOPE]
     outside.remains.sockets["beta"] = dict(STRANGER)
     outside.remains.sockets["alpha"] = {}
-    await begin(outside, "beta")
+    await begin(outside, "beta", force=True)
     assert phase(outside, "beta") is Phase.SERVING
     await begin(outside, "alpha")
     assert phase(outside, "beta") is Phase.STOPPED
@@ -117,6 +117,27 @@ async def test_what_does_not_go_is_named_and_the_model_is_stuck(outside: Outside
     await outside.advance(2)
     # It is what the operator wanted last, and nothing is in its way any more.
     assert phase(outside, "alpha") is Phase.SERVING
+
+
+@pytest.mark.parametrize(
+    ("run", "holder", "served"),
+    [
+        (Docker("image"), ENGINE[7], True),
+        (Docker("image"), STRANGER[8], False),
+        (Container("name"), Holder("llama-server (PID 7)", "docker-never-reported.scope"), True),
+        (Launch(("engine",)), STRANGER[8], False),
+    ],
+)
+async def test_a_container_of_its_own_does_not_take_a_models_port(run: Run, holder: Holder, served: bool) -> None:
+    made = Outside(make_catalog(replace(make_model("alpha", 60), run=run)))
+    made.remains.containers["alpha"] = (SCOPE,) if isinstance(run, Docker) else ()
+    made.remains.sockets["alpha"] = {5: holder}
+    await made.up()
+    try:
+        await begin(made, "alpha")
+        assert (phase(made, "alpha") is Phase.SERVING) == served
+    finally:
+        await made.engine.shut_down()
 
 
 async def test_a_container_that_runs_without_its_unit_is_told(outside: Outside) -> None:

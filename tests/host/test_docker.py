@@ -55,6 +55,11 @@ class Boxes(Serving):
         """What docker knows of a container."""
         return json.loads(self.docker("inspect", name))[0]
 
+    def another(self, name: str, before: str) -> bool:
+        """Whether a container of this name runs that is not the one of before."""
+        found = self.docker("inspect", "--format", "{{.Id}} {{.State.Running}}", name, check=False).split()
+        return len(found) == 2 and found[0] != before and found[1] == "true"
+
     def report(self, model: str, name: str) -> str | None:
         """What the launcher reports."""
         try:
@@ -393,7 +398,7 @@ def test_a_oneshot_unit_whose_container_died_is_seen_as_down(boxes: Boxes) -> No
     before = boxes.inspect("boxed")["Id"]
     boxes.docker("kill", "boxed")
     assert boxes.host.show("boxed.service", "ActiveState") == "active"
-    await_that(lambda: "boxed" in boxes.containers() and boxes.inspect("boxed")["Id"] != before, "another container")
+    await_that(lambda: boxes.another("boxed", before), "another container")
     boxes.await_slot("boxed", "serving")
     assert "Nothing listens at http://127.0.0.1:30016" in boxes.host.journal("-u", "spark-modeld.service")
     boxes.serve(None)
@@ -467,7 +472,7 @@ def test_the_per_user_daemon_runs_containers_for_who_may_talk_to_docker(boxes: B
     main = own("systemctl", "--user", "show", "--value", "--property", "MainPID", unit("mine"))
     before = boxes.inspect("spark-model-mine")["Id"]
     host.run("kill", "-KILL", main)
-    await_that(lambda: boxes.containers() and boxes.inspect("spark-model-mine")["Id"] != before, "another container")
+    await_that(lambda: boxes.another("spark-model-mine", before), "another container")
     await_that(lambda: "serving" in own("spark-modelctl", "--user", "status"), "it to serve again")
     own("systemctl", "--user", "stop", "spark-modeld.service", "spark-modeld.socket")
     own("systemctl", "--user", "stop", unit("mine"))
