@@ -346,7 +346,8 @@ def test_with_a_cli_that_ends_at_once_the_last_words_are_heard_and_the_removal_s
     docker.set_up(on_term="exit 143")
     supervisor = docker.start()
     docker.await_report()
-    script = docker.cli.read_text().replace("stop) rm -f alive", "stop) sleep 0.3; rm -f alive")
+    heard = "stop) until grep -q ^attach calls && grep -q ^wait calls; do sleep 0.02; done; rm -f alive"
+    script = docker.cli.read_text().replace("stop) rm -f alive", heard)
     docker.cli.write_text(script)
     (docker.folder / "status").write_text("3\n")
     status, said = stop_as_systemd(supervisor)
