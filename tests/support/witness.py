@@ -21,7 +21,7 @@ from support.spark import CONTROL_SOCKET, SparkHost
 
 DAEMON = "spark-modeld.service"
 MODELS_SLICE = "/sys/fs/cgroup/spark.slice/spark-models.slice"
-ENGINES = (b"bad_engine.py", b"llama-server")
+ENGINES = (b"bad_engine.py", b"scripted_engine.py", b"llama-server")
 DEADLINE_SECONDS = 30.0
 
 T = TypeVar("T")
