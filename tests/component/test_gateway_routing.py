@@ -79,7 +79,8 @@ PATHS = [
 @pytest.mark.parametrize("path", [*(f"/v1/{path}" for path in PATHS), *(f"/{path}" for path in PATHS)])
 async def test_inference_paths_go_to_the_model(it: Relaying, path: str) -> None:
     assert (await it.post(body("qwen"), path=f"{path}?a=b")).status == 200
-    assert it.engine.asked[0].line == f"POST {path}?a=b HTTP/1.1"
+    known = "/tokenize" if path.endswith("tokenize") else f"/v1/{path.removeprefix('/v1').lstrip('/')}"
+    assert it.engine.asked[0].line == f"POST {known}?a=b HTTP/1.1"
     assert json.loads(it.engine.asked[0].body)["model"] == "served/qwen"
 
 

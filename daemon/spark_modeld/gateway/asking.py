@@ -26,10 +26,10 @@ _NOT_FOR_ENGINES = HOP_BY_HOP | {
 _NOT_FOR_ENGINES_EITHER = (b"x-forwarded-", b"tailscale-", b"cf-")
 
 
-def head(request: Request, authority: bytes, key: str | None, pieces: Sequence[Piece]) -> bytes:
-    """The head to be sent; ``key`` is the bearer that the engine itself wants."""
+def head(request: Request, target: str, authority: bytes, key: str | None, pieces: Sequence[Piece]) -> bytes:
+    """The head to be sent, for ``target``; ``key`` is the bearer that the engine itself wants."""
     nominated = listed(request.fields, b"connection")
-    lines = [f"{request.method} {request.target} HTTP/1.1\r\nhost: ".encode("ascii"), authority, b"\r\n"]
+    lines = [f"{request.method} {target} HTTP/1.1\r\nhost: ".encode("ascii"), authority, b"\r\n"]
     for name, value in request.fields:
         if name in _NOT_FOR_ENGINES or name in nominated or name.startswith(_NOT_FOR_ENGINES_EITHER):
             continue

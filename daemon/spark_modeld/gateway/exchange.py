@@ -23,7 +23,7 @@ from spark_modeld.gateway.naming import Body, JsonFields, Opaque, Piece
 from spark_modeld.gateway.record import Record
 from spark_modeld.gateway.refusals import Refusal, Refused, from_problem, refused
 from spark_modeld.gateway.relay import Relay
-from spark_modeld.gateway.routes import Kind, Route, find
+from spark_modeld.gateway.routes import Kind, Route, at_engine, find
 from spark_modeld.gateway.scan import JsonSpans
 
 # A refusal that comes at once is told by its status; whoever waits longer is told that it waits.
@@ -253,7 +253,8 @@ class Exchange:
             key = self._house.key(model.api_key_file) if model.api_key_file is not None else None
         except (OSError, ValueError) as error:
             raise refused(502, "model_failed", "The key that the model wants cannot be read.") from error
-        head = asking.head(self._request, origin.authority, key, pieces)
+        target = at_engine(self.route, self._request.target)
+        head = asking.head(self._request, target, origin.authority, key, pieces)
         head_only = self._request.method == "HEAD"
         self._relay = Relay(self._delivery, self._house.pool, origin, [head, *pieces], head_only=head_only)
         self._relay.start()

@@ -57,6 +57,18 @@ def find(method: str, target: str) -> Route:
     return Route(Kind.ADMIN, path)
 
 
+def at_engine(route: Route, target: str) -> str:
+    """The request's target as an engine knows it: with ``/v1``, whether or not the client's base URL had it.
+
+    vLLM and SGLang know no inference path without it; llama-server has other ones there, in a format of its own. Only
+    ``tokenize`` is bare everywhere.
+    """
+    if route.kind is not Kind.INFERENCE:
+        return target
+    plain = target[3:] if target.startswith("/v1/") else target
+    return plain if route.path.removeprefix("/v1") == "/tokenize" else f"/v1{plain}"
+
+
 def _only(methods: frozenset[str], method: str, route: Route) -> Route:
     if method in methods:
         return route
