@@ -39,6 +39,7 @@ class Leases:
         self._now = now
         self._post = post
         self._check = check
+        self._requests: list[Callable[[], None]] = []
 
     def find(self, name: str | None) -> Model:
         """See ``face.Leases``."""
@@ -89,23 +90,34 @@ class Leases:
     def _give_back(self, model: str) -> None:
         self.changed = True
         if self._slot().release(model, self._now()):
-            self._post(lambda: self._slot().wake(self._now()))
+            self._in_turn(lambda: None)
+
+    def _in_turn(self, request: Callable[[], None]) -> None:
+        """For the writer. Whatever comes before its turn is taken in one: hundreds may come, or go, at once."""
+        self._requests.append(request)
+        if len(self._requests) == 1:
+            self._post(self._take_requests)
+
+    def _take_requests(self) -> Effects:
+        requests, self._requests = self._requests, []
+        for request in requests:
+            request()
+        return self._slot().wake(self._now())
 
     async def _wait(self, name: str | None, actor: str | None, may_switch: bool) -> Lease:
         promise: asyncio.Future[Lease] = self._promises.make()
         ask = self._asks.number(promise)
 
-        def request() -> Effects:
+        def request() -> None:
             if promise.done():
-                return []
+                return
             try:
                 self._check()
-                return self._slot().demand(name, ask, self._now(), may_switch=may_switch, actor=actor)
+                self._slot().demand(name, ask, self._now(), may_switch=may_switch, actor=actor)
             except SparkError as error:
                 self._asks.refuse(ask, error.problem)
-                return []
 
-        self._post(request)
+        self._in_turn(request)
         try:
             return await promise
         except asyncio.CancelledError:
@@ -113,7 +125,7 @@ class Leases:
                 # Granted, and hung up before anybody could be told.
                 self.release(promise.result())
             else:
-                self._post(lambda: self._slot().hang_up(ask, self._now()))
+                self._in_turn(lambda: self._slot().hang_up(ask))
             raise
         finally:
             self._asks.forget(ask)

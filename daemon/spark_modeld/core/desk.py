@@ -92,7 +92,9 @@ class Desk:
             return False
         self.house.leases.pop(model, None)
         life = self.house.lives.get(model)
-        return len(self.demands) > 0 or (life is not None and life.phase is Phase.DRAINING)
+        if life is None or life.phase is Phase.DRAINING:
+            return True
+        return len(self.demands) > 0 and now.mono >= self.turns.stays_until(life)
 
     # Demands.
 

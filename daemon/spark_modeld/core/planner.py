@@ -405,7 +405,7 @@ class Planner:
         if model is None:
             model = next((m for m in candidates if m in self.house.models and self.house.room_again(m)), None)
             if model is None:
-                self._give_up(wanted)
+                self.give_up(wanted)
                 return False
             self.house.tries(model).forgive(refusals_only=True)
         ready_at = self.house.tries(model).not_before
@@ -419,7 +419,7 @@ class Planner:
         self.reason = reason
         return True
 
-    def _give_up(self, model: str) -> None:
+    def give_up(self, model: str) -> None:
         """Says that this model is not tried any more, and what went wrong last."""
         if model not in self.house.models or (self.reason and self.reason.extra.get("given_up") == model):
             return

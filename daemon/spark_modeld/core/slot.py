@@ -313,8 +313,8 @@ class Slot:
 
     def demand(
         self, name: str | None, ask: int, now: Instant, *, may_switch: bool = True, actor: str | None = None
-    ) -> Effects:
-        """A request that needs a model: the answer comes as ``Granted(ask)`` or ``Verdict(ask)``.
+    ) -> None:
+        """A request that needs a model: then ``wake``. The answer comes as ``Granted(ask)`` or ``Verdict(ask)``.
 
         SparkError when it would wait in vain.
         """
@@ -322,12 +322,10 @@ class Slot:
         if self.stopping:
             self._check_may_change()
         self.desk.demand(model, ask, now, may_switch=may_switch, actor=actor)
-        return self._settle(now)
 
-    def hang_up(self, ask: int, now: Instant) -> Effects:
-        """The request ``ask`` waits no longer."""
+    def hang_up(self, ask: int) -> None:
+        """The request ``ask`` waits no longer: then ``wake``."""
         self.desk.hang_up(ask)
-        return self._settle(now)
 
     def configure(self, catalog: Catalog, now: Instant) -> Effects:
         """A new configuration. A model that is alive keeps its unit until that is down."""

@@ -6,6 +6,7 @@ from spark_modeld.core.demand import Demand, Demands
 from spark_modeld.core.effects import Wake
 from spark_modeld.core.errors import Code, Problem
 from spark_modeld.core.house import House
+from spark_modeld.core.lifecycle import Life
 from spark_modeld.core.model import Instant, Outcome, Phase, Requester, Role
 from spark_modeld.core.planner import Planner
 from spark_modeld.core.transaction import Stage, Transaction
@@ -76,6 +77,10 @@ class Turns:
         at = max(life.since.mono, self._house.released_at.get(model, 0.0)) + idle_return
         return max(at, again_at) if tried_in == life.epoch else at
 
+    def stays_until(self, life: Life) -> float:
+        """Until when a model that serves keeps the slot, used or not."""
+        return life.since.mono + self._house.catalog.settings.slot.min_residency
+
     # Inside.
 
     def _serve_next(self, now: Instant) -> bool:
@@ -92,7 +97,7 @@ class Turns:
             if obstacle is not None:
                 house.lost.append((model, obstacle))
                 return True
-            free_at = self._free_at(demand)
+            free_at = self._free_at(demand, now)
             if free_at is None or free_at > now.mono:
                 # Whoever comes after it has not waited longer: their time has not come either.
                 if free_at is not None:
@@ -102,17 +107,18 @@ class Turns:
             return True
         return False
 
-    def _free_at(self, demand: Demand) -> float | None:
-        """When the slot may be taken for this demand; None while nobody can say."""
+    def _free_at(self, demand: Demand, now: Instant) -> float | None:
+        """When to see whether the slot may be taken for this demand: now, or later; None while nobody can say."""
         model = self._planner.occupant
         if model is None:
             return 0.0
         life = self._house.lives[model]
         if life.phase is not Phase.SERVING or model == demand.model:
             return None  # it is on its way up: a loading model is never stopped for another
-        slot = self._house.catalog.settings.slot
-        stays_until = life.since.mono + slot.min_residency
-        return max(stays_until, demand.since.mono + slot.max_wait) if self._house.leases.get(model) else stays_until
+        stays_until = self.stays_until(life)
+        if stays_until > now.mono or not self._house.leases.get(model):
+            return stays_until
+        return demand.since.mono + self._house.catalog.settings.slot.max_wait
 
     def _obstacle(self) -> Problem | None:
         """Why no switch can be begun until a person has done something."""
@@ -156,7 +162,10 @@ class Turns:
         model, home = plan.occupant, self._home()
         if at is None or model is None or house.lives[model].phase is not Phase.SERVING:
             return False
-        if self._next_slot_demand() is not None or (home is not None and house.exhausted(home)):
+        if self._next_slot_demand() is not None:
+            return False
+        if home is not None and house.exhausted(home):
+            plan.give_up(home)
             return False
         if at > now.mono:
             house.effects.append(Wake(at))
