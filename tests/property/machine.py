@@ -45,6 +45,23 @@ class SlotMachine(RuleBasedStateMachine):
         else:
             self.world.release(model)
 
+    @rule(model=st.one_of(SLOT_MODELS, ANY_MODEL, st.none()), may_switch=MOSTLY, count=st.integers(1, 3))
+    def demand(self, model: str | None, may_switch: bool, count: int) -> None:
+        for _ in range(count):
+            self.world.demand(model, may_switch=may_switch)
+
+    @rule(nth=st.integers(0, 5), everybody=st.booleans())
+    def hang_up(self, nth: int, everybody: bool) -> None:
+        waiting = sorted(self.world.clients.waiting)
+        for ask in waiting if everybody else waiting[nth : nth + 1]:
+            self.world.hang_up(ask)
+
+    @rule(nth=st.integers(0, 5), everybody=st.booleans())
+    def be_through(self, nth: int, everybody: bool) -> None:
+        held = sorted(self.world.clients.held)
+        for ask in held if everybody else held[nth : nth + 1]:
+            self.world.be_through(ask)
+
     @rule(count=st.integers(1, 8))
     def deliver(self, count: int) -> None:
         for _ in range(count):

@@ -12,11 +12,13 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from property.machine import SlotMachine
 from spark_modeld.core.admission import Holder
+from spark_modeld.core.desk import Desk
 from spark_modeld.core.effects import Ended, Verdict
 from spark_modeld.core.house import House
 from spark_modeld.core.lifecycle import BUS_LOST
 from spark_modeld.core.planner import Planner
 from spark_modeld.core.slot import Slot
+from spark_modeld.core.turns import Turns
 from spark_modeld.core.warden import Warden
 from spark_modeld.units import Units
 
@@ -111,6 +113,70 @@ def jobs_are_not_told_apart(original: Callable[..., Any]) -> Callable[..., Any]:
     return job_removed
 
 
+def min_residency_does_not_count(original: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *_: 0.0
+
+
+def an_occupant_in_use_may_be_taken(original: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda turns, demand, now: 0.0
+
+
+def a_loading_model_may_be_taken(original: Callable[..., Any]) -> Callable[..., Any]:
+    def free_at(turns: Turns, demand: Any, now: Any) -> float | None:
+        return original(turns, demand, now) or 0.0
+
+    return free_at
+
+
+def leases_are_given_while_the_reading_is_awaited(original: Callable[..., Any]) -> Callable[..., Any]:
+    def is_open(desk: Desk, model: str) -> bool:
+        life = desk.house.lives.get(model)
+        return life is not None and life.phase.value == "serving"
+
+    return is_open
+
+
+def nobody_is_granted_later(original: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *_: None
+
+
+def who_hung_up_stays_in_the_queue(original: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *_: None
+
+
+def a_start_for_nobody_goes_on(original: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *_: False
+
+
+def failures_are_not_told(original: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *_: None
+
+
+def failures_are_forgotten(original: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *_: None
+
+
+def a_demand_is_an_operator(original: Callable[..., Any]) -> Callable[..., Any]:
+    def finish(planner: Planner, tx: Any, outcome: Any, now: Any) -> None:
+        original(planner, tx, outcome, now)
+        if outcome.value == "ready" and tx.switch.requested_by.value == "gateway":
+            planner.desired = tx.switch.model
+
+    return finish
+
+
+def nobody_goes_home(original: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *_: False
+
+
+def answered_twice(original: Callable[..., Any]) -> Callable[..., Any]:
+    def tell(desk: Desk, demands: Any, problem: Any) -> None:
+        original(desk, demands, problem)
+        original(desk, demands, problem)
+
+    return tell
+
+
 MUTANTS = [
     (House, "admit", everything_fits),
     (Holder, "outstanding", loading_models_are_promised_nothing),
@@ -125,6 +191,18 @@ MUTANTS = [
     (Slot, "start_beside", the_gate_is_open),
     (House, "step", lives_outlast_the_bus),
     (Units, "_job_removed", jobs_are_not_told_apart),
+    (Turns, "stays_until", min_residency_does_not_count),
+    (Turns, "_free_at", an_occupant_in_use_may_be_taken),
+    (Turns, "_free_at", a_loading_model_may_be_taken),
+    (Desk, "open", leases_are_given_while_the_reading_is_awaited),
+    (Desk, "answer", nobody_is_granted_later),
+    (Desk, "hang_up", who_hung_up_stays_in_the_queue),
+    (Desk, "_refusal", failures_are_forgotten),
+    (Desk, "_tell", answered_twice),
+    (Turns, "give_up", a_start_for_nobody_goes_on),
+    (Turns, "_go_home", nobody_goes_home),
+    (Planner, "_lose", failures_are_not_told),
+    (Planner, "finish", a_demand_is_an_operator),
 ]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from dataclasses import dataclass, field
 
+from property.clients import Clients
 from spark_modeld import ports
 from spark_modeld.core import effects as fx
 from spark_modeld.core import lifecycle as life_of
@@ -143,6 +144,7 @@ class World:
         self.driver = True
         self.wish: str | None = None
         self.overdue: str | None = None
+        self.clients = Clients()
         self._boot()
 
     # The daemon's life.
@@ -159,6 +161,7 @@ class World:
         self.phases = {m: life.phase for m, life in self.slot.house.lives.items()}
         self.bus.clear()
         self.pending_asks.clear()
+        self.clients.restart(self.slot, self.record.switch)
         if self.bus_up:
             self.bus.append(self._connected())
             self.deliver()
@@ -198,14 +201,20 @@ class World:
                         "the guard stops what is desired"
                     )
                 case fx.Verdict(ask, problem):
+                    if ask in self.clients.waiting:
+                        self.clients.told(ask, problem)
+                        continue
                     assert ask in self.pending_asks, "an admission was answered twice, or nobody asked"
                     self.pending_asks.discard(ask)
                     self.verdicts[ask] = problem
+                case fx.Granted(ask, model):
+                    self.clients.granted(ask, model)
         lives = self.slot.house.lives
         self.phases = {m: life.phase for m, life in lives.items()}
         assert self.record.desired == self.wish, f"desired is {self.record.desired} on disk, wanted was {self.wish}"
         self.watches = {k: e for k, e in self.watches.items() if lives[k[0]].epoch == e}
         self.check_alive()
+        self.clients.look(self.slot, self.now())
 
     def _do(self, model: str, act: Act, epoch: int) -> None:
         spec = MODELS[model]
@@ -266,6 +275,7 @@ class World:
             self.wish = switch.model or ""
         assert all(seconds >= 0 for seconds in switch.timings.values()), phases
         self.history.append(switch)
+        self.clients.ended(switch, self.now())
 
     def check_alive(self) -> None:
         large = [m for m, s in MODELS.items() if self._alive(m) and s.memory and s.memory.of(TOTAL) >= LARGE]
@@ -536,10 +546,35 @@ class World:
         if self.slot.house.leases.get(model) and self.slot.release(model, self.now()):
             self.run(self.slot.wake(self.now()))
 
+    # Clients of the gateway.
+
+    def demand(self, model: str | None, *, may_switch: bool = True) -> None:
+        self.asks += 1
+        ask = self.asks
+        self.clients.comes(ask)
+        try:
+            self.slot.demand(model, ask, self.now(), may_switch=may_switch, actor="token web")
+        except SparkError as error:
+            self.clients.told(ask, error.problem)
+        self.run(self.slot.wake(self.now()))
+
+    def hang_up(self, ask: int) -> None:
+        if ask in self.clients.waiting:
+            self.clients.waiting.discard(ask)
+            self.slot.hang_up(ask)
+            self.run(self.slot.wake(self.now()))
+
+    def be_through(self, ask: int) -> None:
+        """A client has its answer: its lease is given back."""
+        model = self.clients.held.pop(ask, None)
+        if model is not None:
+            self.release(model)
+
     # The end of a story.
 
     def calm_down(self) -> None:
-        """No more adversity: everything under way may end."""
+        """No more adversity: everything under way may end, and every client gets what it came for, or the reason."""
+        self.clients.held.clear()
         self.regain_bus()
         self.outsider = 0
         for unit in self.units.values():
@@ -547,7 +582,9 @@ class World:
         for model in MODELS:
             while self.slot.house.leases.get(model):
                 self.release(model)
-        for _ in range(400):
+        for _ in range(3000):
+            for ask in tuple(self.clients.held):
+                self.be_through(ask)
             if not self._once():
                 return
         raise AssertionError("the slot does not come to rest")
@@ -578,9 +615,13 @@ def at_rest(world: World) -> None:
     slot = world.slot
     assert slot.planner.tx is None, f"still under way: {slot.planner.tx}"
     assert not world.pending_asks, "somebody still waits for an admission"
+    assert not world.clients.waiting, "somebody still waits for a model"
+    assert len(slot.desk.demands) == 0, "the queue remembers who is gone"
+    assert not any(slot.house.leases.values()), f"leases are left: {slot.house.leases}"
     wanted, occupant = slot.planner.wanted(), slot.planner.occupant
     if occupant:
         assert slot.house.lives[occupant].phase is Phase.SERVING, slot.house.lives[occupant].phase
+    assert slot.planner.lent != occupant or slot.planner.home() == occupant or slot.planner.reason, "never went home"
     if (occupant or "") != wanted and not slot.planner.held:
         assert slot.planner.reason is not None or slot.house.busy_others(None), (
             f"{occupant}, wanted {wanted}: no reason"

@@ -395,6 +395,10 @@ class Planner:
         spec = self.house.catalog.find(name) if name else None
         return spec.id if spec and spec.role is Role.SLOT else ""
 
+    def home(self) -> str | None:
+        """What the slot goes back to when no demand has it; None for nothing."""
+        return None if self.held else self.wanted() or None
+
     def _reconcile(self, now: Instant) -> bool:
         """The slot is empty and should not be."""
         wanted = self.wanted()

@@ -68,7 +68,7 @@ class Turns:
         """When the slot goes back to ``desired``, if nobody uses its occupant again; None if it stays as it is."""
         plan, idle_return = self._planner, self._house.catalog.settings.slot.idle_return
         model = plan.occupant
-        if model is None or plan.lent != model or idle_return is None or self._home() == model:
+        if model is None or plan.lent != model or idle_return is None or self._planner.home() == model:
             return None
         if self._house.leases.get(model):
             return now.mono + idle_return
@@ -152,14 +152,10 @@ class Turns:
         unstoppable = self._house.lives[model].phase in {Phase.SERVING, Phase.UNKNOWN} and tx.stage is not Stage.ADMIT
         return self._demands.first(model) is None and not unstoppable
 
-    def _home(self) -> str | None:
-        """What belongs in the slot when no demand has it; None for nothing."""
-        return None if self._planner.held else self._planner.wanted() or None
-
     def _go_home(self, now: Instant) -> bool:
         plan, house = self._planner, self._house
         at = self.home_at(now)
-        model, home = plan.occupant, self._home()
+        model, home = plan.occupant, self._planner.home()
         if at is None or model is None or house.lives[model].phase is not Phase.SERVING:
             return False
         if self._next_slot_demand() is not None:
