@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from spark_modeld.core.appraisal import objection
 from spark_modeld.core.demand import Demand, Demands
 from spark_modeld.core.effects import Wake
 from spark_modeld.core.errors import Code, Problem
@@ -87,16 +88,18 @@ class Turns:
         plan, house = self._planner, self._house
         for demand in self._demands.heads():
             model = demand.model
-            if house.models[model].role is not Role.SLOT or house.lives[model].phase is Phase.UNKNOWN:
-                continue
-            ready_at = house.tries(model).not_before if not house.exhausted(model) else 0.0
-            if ready_at > now.mono:
-                house.effects.append(Wake(ready_at))
+            if house.models[model].role is not Role.SLOT:
                 continue
             obstacle = self._obstacle()
             if obstacle is not None:
                 house.lost.append((model, obstacle))
                 return True
+            if not house.lives[model].idle:
+                continue  # on its way down, or not seen yet: a switch begun now would stop the occupant unadmitted
+            ready_at = house.tries(model).not_before if not house.exhausted(model) else 0.0
+            if ready_at > now.mono:
+                house.effects.append(Wake(ready_at))
+                continue
             free_at = self._free_at(demand, now)
             if free_at is None or free_at > now.mono:
                 # Whoever comes after it has not waited longer: their time has not come either.
@@ -152,6 +155,21 @@ class Turns:
         unstoppable = self._house.lives[model].phase in {Phase.SERVING, Phase.UNKNOWN} and tx.stage is not Stage.ADMIT
         return self._demands.first(model) is None and not unstoppable
 
+    def _may_return(self, home: str) -> bool:
+        """Whether trying is worth it; if not, the slot says why. Readings come, and with each it is asked again."""
+        plan, house = self._planner, self._house
+        if house.exhausted(home):
+            plan.give_up(home)
+            return False
+        if house.reading is None:
+            return False
+        refusal = objection(home, house.findings(home)) or house.admit(
+            home, house.reading, leaving=house.others(home), staying=house.sides()
+        )
+        if refusal is not None:
+            plan.reason = refusal
+        return refusal is None
+
     def _go_home(self, now: Instant) -> bool:
         plan, house = self._planner, self._house
         at = self.home_at(now)
@@ -160,11 +178,10 @@ class Turns:
             return False
         if self._next_slot_demand() is not None:
             return False
-        if home is not None and house.exhausted(home):
-            plan.give_up(home)
-            return False
         if at > now.mono:
             house.effects.append(Wake(at))
+            return False
+        if home is not None and not self._may_return(home):
             return False
         self._returned = (house.lives[model].epoch, now.mono + _HOME_AGAIN_SECONDS)
         switch = plan.new_switch(home, model, now, requested_by=Requester.RECONCILE)
