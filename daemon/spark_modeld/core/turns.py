@@ -162,7 +162,7 @@ class Turns:
             plan.give_up(home)
             return False
         if house.reading is None:
-            return False
+            return True  # the switch begins with one
         refusal = objection(home, house.findings(home)) or house.admit(
             home, house.reading, leaving=house.others(home), staying=house.sides()
         )
