@@ -9,7 +9,7 @@
 set -u
 LC_ALL=C
 
-asked= stopping=
+asked= stopping= status=
 trap '[ -n "$asked" ] || { asked=yes; begin_stop; }' TERM
 
 say() { echo "spark-model-run: $*" >&2; }
@@ -53,6 +53,7 @@ begin_stop() {
 await_stop() {
   attempts=0
   until wait $stopping; do
+    ! runs $stopping || continue  # another signal
     if ! look; then
       [ "$state" != missing ] || break
       attempts=$((attempts + 1))
@@ -196,8 +197,15 @@ stop_image() {
   let_end $running
   let_end "$hearing"
   let_end "$waiting"
-  status=137
-  runs $running || { wait $running; status=$?; }
+  if runs $running; then
+    status=137
+  else
+    wait $running
+    ended=$?
+    # 127: it ended in the very wait that the signal interrupted, and $status is from there.
+    [ $ended -eq 127 ] || status=$ended
+  fi
+  : "${status:=137}"
   # With these it may be the CLI itself that ended; with any other it has seen the container's removal.
   case $status in
     137 | 143)
@@ -296,8 +304,7 @@ stop_container() {
   await_stop
   let_end $hearing
   let_end $waiting
-  status=0
-  read -r status <"$reports/waited" || :
+  read -r status <"$reports/waited" || status=0
 }
 
 # spark-model-clean@: the supervisor is gone, the container goes too.

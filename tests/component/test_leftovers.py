@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from structlog.testing import capture_logs
 
-from spark_modeld.core.model import Container, Docker, Launch, Phase, Requester, Run
+from spark_modeld.core.model import Container, Docker, Launch, Outcome, Phase, Requester, Run, Switch
 from spark_modeld.ports import Holder
 from support.fakes import Outside, make_catalog, make_model, unit
 
@@ -36,9 +36,16 @@ async def outside() -> AsyncIterator[Outside]:
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-async def begin(outside: Outside, model: str, *, force: bool = False) -> None:
-    await outside.engine.switch(model, requested_by=Requester.CONTROL, actor=None, force=force)
+async def begin(outside: Outside, model: str) -> None:
+    await outside.engine.switch(model, requested_by=Requester.CONTROL, actor=None)
     await outside.advance(3)
+
+
+async def switch(outside: Outside, model: str, *, force: bool = False) -> Switch:
+    """One that needs no time, but a thread."""
+    begun = await outside.engine.switch(model, requested_by=Requester.CONTROL, actor=None, force=force)
+    async with asyncio.timeout(10):
+        return await outside.engine.wait(begun.id, None)
 
 
 def phase(outside: Outside, model: str) -> Phase:
@@ -79,7 +86,7 @@ async def test_who_listened_before_it_started_is_not_left_by_it(outside: Outside
     del outside.systemd.pids[SCOPE]
     outside.remains.sockets["beta"] = dict(STRANGER)
     outside.remains.sockets["alpha"] = {}
-    await begin(outside, "beta", force=True)
+    await switch(outside, "beta", force=True)
     assert phase(outside, "beta") is Phase.SERVING
     await begin(outside, "alpha")
     assert phase(outside, "beta") is Phase.STOPPED
@@ -134,8 +141,7 @@ async def test_a_container_of_its_own_does_not_take_a_models_port(run: Run, hold
     made.remains.sockets["alpha"] = {5: holder}
     await made.up()
     try:
-        await begin(made, "alpha")
-        assert (phase(made, "alpha") is Phase.SERVING) == served
+        assert ((await switch(made, "alpha")).outcome is Outcome.READY) == served
     finally:
         await made.engine.shut_down()
 
