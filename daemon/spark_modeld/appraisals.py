@@ -47,13 +47,13 @@ class Appraisals:
 
     async def inspect(self, spec: Model) -> Inspection:
         """What is to be seen of this model now. Bounded in time: what hangs is a finding."""
-        inspect = self._out.inspector.inspect
+        inspect, listener = self._out.inspector.inspect, self._listener(spec)
         if isinstance(spec.run, OwnUnit):
             # Its user and its flags are in the unit.
             facts = await self._facts(spec)
-            seen, listener = await asyncio.gather(inspect(spec, facts), self._listener(spec))
+            seen = await inspect(spec, facts)
         else:
-            facts, seen, listener = await asyncio.gather(self._facts(spec), inspect(spec, None), self._listener(spec))
+            facts, seen = await asyncio.gather(self._facts(spec), inspect(spec, None))
         return replace(seen, unit=facts, listener=listener)
 
     async def _facts(self, spec: Model) -> UnitFacts | None:
@@ -62,13 +62,13 @@ class Appraisals:
             return await self._out.systemd.facts(spec.unit)
         return None
 
-    async def _listener(self, spec: Model) -> Listener | None:
+    def _listener(self, spec: Model) -> Listener | None:
         """Who listens where this model's engine is to answer. A process of the catalog's there is not looked for."""
         house = self._slot().house
         inodes = frozenset[int]() if house.at_home(spec) else self._out.remains.listeners(spec)
         if not inodes:
             return None
-        holders = await asyncio.to_thread(self._out.remains.holders, spec, inodes)
+        holders = self._out.remains.holders(spec, inodes)
         ours = {spec.unit, *self._out.remains.scopes(spec)}
         strangers = [each for each in holders if each.unit not in ours]
         if not strangers:
