@@ -86,7 +86,7 @@ class Access:
         self._tokens = tokens
         self._clock = clock
         self._next_answer = 0.0
-        self._known: dict[str, tuple[float, Token]] = {}
+        self._known: dict[str, tuple[float, Visitor]] = {}
         self.failures = 0
 
     def admit(self, request: Request, route: Route, *, auth: str, loopback: bool) -> Visitor:
@@ -99,13 +99,8 @@ class Access:
         raise refused(403, "not_authorized", f"{who} lacks the scope {wanted} for this path.")
 
     def _bearer(self, request: Request) -> Visitor:
-        token = self._verify(_secret(request))
-        if token is None:
-            raise WrongToken(self._pace())
-        return Visitor(f"token {token.name}", token.scopes, token.models, token.may_switch)
-
-    def _verify(self, secret: str) -> Token | None:
         """A good token is not looked up again for a moment: under load that is a tenth of a request's cost."""
+        secret = _secret(request)
         now = self._clock()
         until, known = self._known.get(secret, (0.0, None))
         if known is not None and now < until:
@@ -113,11 +108,12 @@ class Access:
         token = self._tokens.verify(secret)
         if token is None:
             self._known.pop(secret, None)
-            return None
+            raise WrongToken(self._pace())
         if len(self._known) >= _KNOWN_LIMIT:
             self._known.clear()
-        self._known[secret] = now + _KNOWN_SECONDS, token
-        return token
+        visitor = Visitor(f"token {token.name}", token.scopes, token.models, token.may_switch)
+        self._known[secret] = now + _KNOWN_SECONDS, visitor
+        return visitor
 
     def forget(self) -> None:
         """Keeps no token longer than it is of use."""

@@ -50,6 +50,9 @@ class Chunks:
         parts: list[bytes] = []
         at = 0
         while at < len(data):
+            if self._at is _At.SIZE and (whole := self._whole(data, at, parts)):
+                at = whole
+                continue
             after = self._step(data, at, parts)
             if self._at is _At.DONE:
                 self.rest = data[after:]
@@ -59,6 +62,19 @@ class Chunks:
                 break
             at = after
         return parts
+
+    def _whole(self, data: bytes, at: int, parts: list[bytes]) -> int:
+        """A chunk that is there from its size to its end, as almost every one is; where it ended, 0 if it is not."""
+        match = _SIZE.match(data, at, at + _LINE_LIMIT)
+        size = int(match[1], 16) if match is not None else 0
+        if match is None or not size:
+            return 0
+        begin = match.end()
+        end = begin + size
+        if data[end : end + 2] != _CRLF:
+            return 0
+        parts.append(data[begin:end])
+        return end + 2
 
     def _step(self, data: bytes, at: int, parts: list[bytes]) -> int:
         """One step; where it ended, ``at`` itself if it needs more."""

@@ -138,9 +138,9 @@ class Delivery:
             if sum(map(len, self._collected)) < _COLLECT_LIMIT:
                 self._collected += parts
             return
-        if self._events:
-            for part in parts[-2:]:
-                self._last = (self._last + part)[-2:]
+        if self._events and parts:
+            last = parts[-1]
+            self._last = last[-2:] if len(last) > 1 else (self._last + last)[-2:]
         self._answer.data(parts)
 
     def flush(self) -> None:

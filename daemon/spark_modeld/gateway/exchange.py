@@ -29,6 +29,7 @@ from spark_modeld.gateway.scan import JsonSpans
 # A refusal that comes at once is told by its status; whoever waits longer is told that it waits.
 GRACE_SECONDS = 0.25
 _SMALL = 1 << 20
+_NOBODY = Visitor()
 
 
 class Exchange:
@@ -64,14 +65,15 @@ class Exchange:
         self._loop = asyncio.get_running_loop()
         keep = not request.close and not house.closing
         self.answer = Answer(wire, method=request.method, http10=request.http10, keep=keep)
-        self.route = Route(Kind.ADMIN, request.target.partition("?")[0])
-        self.visitor = Visitor()
-        self.record = Record(method=request.method, path=self.route.path[:256])
+        path = request.target.partition("?")[0]
+        self.route = Route(Kind.ADMIN, path)
+        self.visitor = _NOBODY
+        self.record = Record(method=request.method, path=path[:256])
         self.over = False
         self._since = self._loop.time()
         self._delivery = Delivery(
             self.answer,
-            self.route.path,
+            path,
             clock=self._loop.time,
             begun=self._let_go_of_body,
             flows=self._flows,

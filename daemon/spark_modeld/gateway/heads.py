@@ -38,7 +38,7 @@ class Malformed(Exception):
         self.status = status
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Request:
     """A request's head. ``length`` is its body's length in bytes, None for a chunked one."""
 
@@ -55,7 +55,7 @@ class Request:
         return _once(self.single, name)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Response:
     """A response's head. ``length`` is None where chunks or the connection's end say how long its body is."""
 

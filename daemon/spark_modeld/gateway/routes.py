@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from urllib.parse import unquote
 
 from spark_modeld.gateway.refusals import Refusal, Refused, refused
@@ -40,7 +41,11 @@ _AMBIGUOUS = re.compile(r"//|\\|%2f|%5c|%2e|%00|(?:^|/)\.\.?(?:[/;]|$)|#", re.IG
 
 def find(method: str, target: str) -> Route:
     """What the request is for. ``Refused``: 400 for a path that could be read in two ways, 405."""
-    path, _, _ = target.partition("?")
+    return _find(method, target.partition("?")[0])
+
+
+@lru_cache(maxsize=256)
+def _find(method: str, path: str) -> Route:
     if not path.startswith("/") or _AMBIGUOUS.search(path):
         raise refused(400, "invalid_path", "The path has to be plain: no dot segments, no encoded slashes or dots.")
     plain = path.removeprefix("/v1/") if path.startswith("/v1/") else path[1:]

@@ -22,7 +22,7 @@ from pathlib import Path
 from figures import Figure, table
 
 from support.host import why_not
-from support.spark import SOURCE, SparkHost, quoted
+from support.spark import SOURCE, SparkHost, package_folder, quoted
 
 HERE = f"{SOURCE}/tests/bench/gateway"
 OURS, CADDY, BARE = 30101, 9100, 9001
@@ -127,9 +127,9 @@ class Side:
         lines = self.host.path(f"/proc/{pid}/status").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) / 1024
 
-    def wrk(self, port: int, connections: int, seconds: float) -> Load:
+    def wrk(self, port: int, connections: int, seconds: int) -> Load:
         before = self.cpu()
-        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--latency", "-s", "/srv/bench/post.lua"]
+        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", "/srv/bench/post.lua"]
         said = self.host.run(*command, f"http://127.0.0.1:{port}/v1/chat/completions").stdout
         assert "Non-2xx" not in said, said
         assert "Socket errors" not in said, said
@@ -182,9 +182,12 @@ def paced(name: str, pace: float) -> list[str]:
 
 
 @contextmanager
-def booted() -> Iterator[Side]:
+def booted(*, uvloop: bool) -> Iterator[Side]:
     with SparkHost() as host:
         host.install()
+        if uvloop:
+            packages = host.run("sh", "-c", "echo /usr/lib/spark-modeld/venv/lib/python3*/site-packages").stdout.strip()
+            host.run("cp", "-r", str(package_folder("uvloop")), packages)
         host.settings(SETTINGS)
         host.write("/srv/bench/nginx.conf", NGINX)
         host.model(
@@ -211,7 +214,7 @@ def booted() -> Iterator[Side]:
         yield Side(host, token)
 
 
-def requests(side: Side, connections: int, rounds: int, seconds: float) -> Iterator[Figure]:
+def requests(side: Side, connections: int, rounds: int, seconds: int) -> Iterator[Figure]:
     say(f"small requests over {connections} connections")
     ports = {"bare": BARE, "caddy": CADDY, "ours": OURS}
     seen: dict[str, list[Load]] = {name: [] for name in ports}
@@ -279,7 +282,8 @@ def say(text: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="tests/bench/gateway/run", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each load of small requests (3)")
+    parser.add_argument("--uvloop", action="store_true", help="put the test environment's uvloop into the daemon's")
+    parser.add_argument("--seconds", type=int, default=3, help="of each load of small requests (3)")
     options = parser.parse_args()
     missing = [tool for tool in TOOLS if shutil.which(tool) is None and not Path(f"/usr/sbin/{tool}").exists()]
     if missing:
@@ -287,7 +291,7 @@ def main() -> None:
     if reason := why_not():
         raise SystemExit(f"bench: no throwaway host here: {reason}")
     figures: list[Figure] = []
-    with booted() as side:
+    with booted(uvloop=options.uvloop) as side:
         side.bring("fixed")
         for connections in (1, 16):
             figures += requests(side, connections, options.rounds, options.seconds)
