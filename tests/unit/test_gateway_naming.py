@@ -93,6 +93,16 @@ def test_what_is_no_object_with_a_name_is_refused(read: Any, raw: bytes) -> None
     assert caught.value.refusal.status in {400, 404}
 
 
+def test_nothing_takes_long_at_once() -> None:
+    """Counted in turns, not in seconds: a body of brackets only is no other than one of letters."""
+    raw = bytearray(b'{"x":[' + b"[]," * 20_000 + b'[]],"model":"a"}')
+    body, steps = JsonSpans(raw), 1
+    while not body.advance():
+        steps += 1
+    assert body.model == "a"
+    assert steps >= 20
+
+
 def test_of_two_names_the_engine_sees_one() -> None:
     raw = b'{"model":"a","model":"b","x":1}'
     assert JsonFields(raw).model == "b"

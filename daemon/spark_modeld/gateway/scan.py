@@ -14,6 +14,8 @@ from spark_modeld.gateway.naming import Piece, name_in, not_json
 from spark_modeld.gateway.refusals import refused
 
 STEP_BYTES = 256 * 1024
+# A body may be nothing but brackets, and each of them takes a turn.
+_STEP_TURNS = 2000
 _KEY_LIMIT = 4 * 1024
 
 _SPACE = re.compile(rb"[ \t\r\n]*+")
@@ -49,9 +51,11 @@ class JsonSpans:
         self._start = 0
 
     def advance(self) -> bool:
-        """Goes on for about ``STEP_BYTES``; true when the object is at its end. ``Refused``."""
+        """Goes on for ``STEP_BYTES`` or ``_STEP_TURNS``; true when the object is at its end. ``Refused``."""
         limit = self._at + STEP_BYTES
-        while self._depth and self._at < limit:
+        for _ in range(_STEP_TURNS):
+            if not self._depth or self._at >= limit:
+                break
             if self._at >= len(self._raw):
                 raise not_json()
             if self._depth > 1:

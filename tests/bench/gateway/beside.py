@@ -271,7 +271,7 @@ def stalls(side: Side) -> Iterator[Figure]:
     command = (sys.executable, f"{HERE}/stall.py", str(OURS), side.token, "fixed", "20", "5")
     said = json.loads(side.host.run(*command).stdout)
     for name in ("image", "numbers"):
-        note = f"median {said[name][1]:.2f} ms; longest without large bodies {said['nothing'][0]:.2f} ms"
+        note = f"median {said[name][1]:.2f} ms; longest while small ones pass {said['nothing'][0]:.2f} ms"
         yield Figure(f"longest GET /health while 20 MiB pass ({name})", said[name][0], "ms", 20.0, note)
 
 
