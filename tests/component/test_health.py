@@ -111,7 +111,9 @@ async def test_a_key_that_is_wanted_is_a_sign_of_life() -> None:
     with bad_engine("--require-key=sesame") as engine:
         wait_listening(engine.port)
         model = a_model(engine, EngineKind.SGLANG)
-        assert (await VITALS.look(model, 5)).reach is Reach.WELL
+        async with asyncio.timeout(10):  # it listens a moment before it is loaded
+            while (await VITALS.look(model, 5)).reach is not Reach.WELL:
+                pass
         assert (await VITALS.ask(model, 5)).proof is Proof.NOT_OFFERED
 
 
