@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from spark_modeld.core.errors import Problem
 from spark_modeld.core.model import Instant, Outcome, Phase, Requester, Switch
+from spark_modeld.core.planner import OPERATORS
 from spark_modeld.core.slot import Slot
 from spark_modeld.core.transaction import Stage
 from spark_modeld.core.turns import ABANDONED_SECONDS
@@ -41,6 +42,14 @@ class Clients:
         self._lost.clear()
         self._switch, self._alone_since = recorded.id if recorded else None, None
         self._phases = {m: life.phase for m, life in slot.house.lives.items()}
+
+    def leased(self, model: str) -> None:
+        """Somebody came and had a lease at once."""
+        tx = self._slot.planner.tx
+        leaving = tx is not None and tx.stage is Stage.ADMIT and tx.target != model
+        assert (
+            not leaving or model != self._slot.planner.occupant or tx is None or tx.switch.requested_by in OPERATORS
+        ), f"a lease on {model}, which is about to be taken away"
 
     def comes(self, ask: int) -> None:
         self.waiting.add(ask)
@@ -135,3 +144,6 @@ class Clients:
             self._alone_since = None
         elif self._alone_since is None:
             self._alone_since = now.mono
+        else:
+            unseen = slot.house.lives[model].phase is Phase.UNKNOWN
+            assert unseen or now.mono - self._alone_since <= ABANDONED_SECONDS, f"{model} is started for nobody"

@@ -478,6 +478,7 @@ class World:
         else:
             self.wake_at = None
             self.run(self.slot.wake(self.now()))
+            self.pass_by()
 
     # People.
 
@@ -540,7 +541,8 @@ class World:
 
     def lease(self) -> None:
         for model in MODELS:
-            self.slot.lease(model)
+            if self.slot.lease(model):
+                self.clients.leased(model)
 
     def release(self, model: str) -> None:
         if self.slot.house.leases.get(model) and self.slot.release(model, self.now()):
@@ -557,6 +559,14 @@ class World:
         except SparkError as error:
             self.clients.told(ask, error.problem)
         self.run(self.slot.wake(self.now()))
+        self.pass_by()
+
+    def pass_by(self) -> None:
+        """Somebody whose request is over as soon as it is made."""
+        for model in MODELS:
+            if self.slot.lease(model):
+                self.clients.leased(model)
+                self.release(model)
 
     def hang_up(self, ask: int) -> None:
         if ask in self.clients.waiting:
