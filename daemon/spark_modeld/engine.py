@@ -38,7 +38,7 @@ from spark_modeld.watches import Watches
 
 log = structlog.get_logger()
 
-_ENDING = Problem(Code.SHUTTING_DOWN, "The daemon is shutting down; ask again when it is back.")
+_ENDING = Problem(Code.SHUTTING_DOWN, "The daemon is shutting down; ask again when it is back.", {"retry_after": 1})
 _BROKEN = Problem(Code.INTERNAL, "The daemon ends because of a bug, its journal says which; ask again when it is back.")
 
 T = TypeVar("T")

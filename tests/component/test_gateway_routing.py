@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from spark_modeld.core.errors import Code, refuse
+from spark_modeld.core.model import Phase
 from support.relaying import (
     AUTH,
     EVENTS,
@@ -474,6 +476,47 @@ async def test_a_stream_that_does_not_end_in_time_ends_with_an_error(it: Relayin
     events = (await stream_of(client)).decode().split("\n\n")
     assert json.loads(events[1].removeprefix("data: "))["error"]["code"] == "shutting_down"
     await closing
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_model_that_is_stopped_has_no_clients_left(it: Relaying, stream: bool) -> None:
+    async def behave(call: Call) -> None:
+        if stream:
+            await call.send(EVENTS + chunk(b"data: 1\n\n"))
+        assert await call.reader.read() == b""
+
+    it.engine.behave = behave
+    client, other = await it.open(), await it.open()
+    await client.send(request(body("qwen", stream=stream)))
+    if stream:
+        await client.head()
+    await until(lambda: bool(it.engine.asked))
+    await other.send(request(body("gemma")))
+    await wait_for_demand(it)
+
+    def follow(phase: Phase) -> None:
+        snapshot = it.leases.snapshot
+        state = replace(snapshot.models["qwen"], phase=phase)
+        it.gateway.follow(replace(snapshot, models={**snapshot.models, "qwen": state}))
+
+    follow(Phase.DRAINING)
+    follow(Phase.DRAINING)
+    assert [lease.model.id for lease in it.leases.held] == ["qwen"]
+    follow(Phase.STOPPING)
+    if stream:
+        events = (await stream_of(client)).decode().split("\n\n")
+        assert json.loads(events[1].removeprefix("data: "))["error"]["code"] == "busy"
+    else:
+        reply = await client.reply()
+        assert (reply.status, reply.headers["retry-after"], error_of(reply)["code"]) == (503, "1", "busy")
+    assert it.leases.held == []
+
+    async def answer(call: Call) -> None:
+        await call.send(plain(b"{}"))
+
+    it.engine.behave = answer
+    it.leases.arrive()
+    assert (await other.reply()).status == 200
 
 
 async def test_requests_are_counted(it: Relaying) -> None:

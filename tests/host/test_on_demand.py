@@ -184,9 +184,9 @@ async def test_nobody_waits_longer_than_max_wait_for_others(scene: Scene, token:
     async with streaming(token, "loop") as (_, reply, parts):
         assert (await ask(token, "alpha")).text == sentence_of("alpha")
         await rest_of(reply, parts)
-    print(scene.host.journal("-o", "short-precise", "-n", "60"))
-    # Whoever has had the model for all that time is told so: not a cut, and no [DONE].
-    assert reply.events[-1]["error"]["code"] == "model_failed"
+    # Whoever has had the model for all that time is told so, and the engine need not wait for it either.
+    assert reply.events[-1]["error"]["code"] == "busy"
+    assert reply.events[-1]["error"]["message"].startswith("The model loop had to make way")
     assert scene.slot() == ("alpha", "serving")
 
 
@@ -229,7 +229,7 @@ async def test_who_hangs_up_leaves_the_queue_and_ends_a_start_for_nobody(scene: 
         await streamer.send("slow", stream=True)
         await other.send("slow")
         await see("both wait", lambda: queue(scene) == {"slow": 2})
-        under_way = scene.status()["switch"]["id"]
+        under_way = await see("it has begun", lambda: (scene.status()["switch"] or {}).get("id"))
         other.hang_up()
         await see("one is gone", lambda: queue(scene) == {"slow": 1})
         streamer.hang_up()

@@ -165,6 +165,11 @@ class Connection(asyncio.Protocol):
         if not self.busy and self._transport is not None:
             self._transport.close()
 
+    def make_way(self, model: str) -> None:
+        """Ends what this model is still working on."""
+        if self._exchange is not None:
+            self._exchange.make_way(model)
+
     def abandon(self) -> None:
         """Ends what is under way with an error."""
         if self._exchange is not None:

@@ -277,6 +277,16 @@ class Exchange:
         if self._relay is not None:
             self._relay.may_relay(relaying)
 
+    def make_way(self, model: str) -> None:
+        """This model is being stopped, and the time it had to finish is over."""
+        if self._lease is None or self._lease.model.id != model:
+            return
+        message = f"The model {model} had to make way, and the time it had to finish is over; ask again."
+        refusal = Refusal(status=503, code="busy", message=message, retry_after=1)
+        if self._relay is not None:
+            self._relay.cancel()
+        self.refuse(refusal)
+
     def abandon(self) -> None:
         """The daemon ends: who waits is told so, and a stream that did not end in time ends with an error."""
         if self._relay is not None:

@@ -9,6 +9,7 @@ import socket
 
 import structlog
 
+from spark_modeld.core.model import Phase
 from spark_modeld.face import Leases, Snapshot
 from spark_modeld.gateway.access import Access, TokenVerifier
 from spark_modeld.gateway.connection import Connection
@@ -39,10 +40,21 @@ class Gateway:
         self._clients: set[Connection] = set()
         self._sweeper: asyncio.TimerHandle | None = None
         self._emptied = asyncio.Event()
+        self._draining: list[str] = []
 
     def follow(self, snapshot: Snapshot) -> None:
-        """A new snapshot: its catalog is what requests are held against from now on."""
+        """A new snapshot: its catalog is what requests are held against from now on.
+
+        A model that is stopped before its drain was over leaves its clients nothing to wait for; an engine might, on
+        SIGTERM, go on for them until it is killed.
+        """
         self._house.follow(snapshot.catalog)
+        for model in self._draining:
+            state = snapshot.models.get(model)
+            if state is not None and state.phase is Phase.STOPPING:
+                for client in tuple(self._clients):
+                    client.make_way(model)
+        self._draining = [model for model, state in snapshot.models.items() if state.phase is Phase.DRAINING]
 
     @property
     def connections(self) -> int:
