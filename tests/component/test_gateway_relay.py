@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
+from spark_modeld.core.model import EngineKind
 from support.relaying import AUTH, EVENTS, TOKEN, Call, Relaying, chunk, plain, relaying, request, until
 
 pytestmark = pytest.mark.component
@@ -62,6 +64,17 @@ async def test_requests_on_one_connection_share_one_to_the_engine(it: Relaying) 
         await client.send(request(BODY))
         assert (await client.reply()).status == 200
     assert it.engine.connections == 1
+
+
+async def test_an_engine_with_a_thread_for_each_connection_keeps_none(it: Relaying) -> None:
+    qwen = it.leases.catalog.models["qwen"]
+    it.leases.configure({"qwen": replace(qwen, engine=EngineKind.LLAMA_SERVER)})
+    client = await it.open()
+    for number in range(3):
+        await client.send(request(BODY))
+        assert (await client.reply()).status == 200
+        await until(lambda: it.gateway.upstreams == 0)
+        assert it.engine.connections == number + 1
 
 
 async def test_pipelined_requests_are_answered_in_their_order(it: Relaying) -> None:

@@ -38,6 +38,7 @@ from spark_modeld.core.warden import Warden
 Seen = tuple[str, Inspection] | None
 """A model's id, and what was seen of it."""
 
+_BACK_SOON = "The daemon is shutting down; ask again when it is back."
 _RISEN = frozenset({Phase.STARTING, Phase.WARMING, Phase.SERVING})
 
 
@@ -158,7 +159,7 @@ class Slot:
     def shut_down(self, now: Instant) -> Effects:
         """From here on nothing is started; a switch under way stays in the record for the next start."""
         self.stopping = True
-        problem = Problem(Code.SHUTTING_DOWN, "The daemon is shutting down; ask again when it is back.")
+        problem = Problem(Code.SHUTTING_DOWN, _BACK_SOON, {"retry_after": 1})
         self._answer_all(problem)
         self.desk.end(problem)
         if self.planner.tx:
@@ -440,7 +441,7 @@ class Slot:
 
     def _check_may_change(self) -> None:
         if self.stopping:
-            raise refuse(Code.SHUTTING_DOWN, "The daemon is shutting down; ask again when it is back.")
+            raise refuse(Code.SHUTTING_DOWN, _BACK_SOON, retry_after=1)
         if not self.connected:
             raise refuse(Code.BUS_LOST, "The system bus is lost; nothing is started or stopped until it is back.")
 

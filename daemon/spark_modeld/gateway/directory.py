@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from spark_modeld.core.model import RESERVED_NAMES, Catalog, Model, Phase
+from spark_modeld.core.model import RESERVED_NAMES, Catalog, EngineKind, Model, Phase
 from spark_modeld.face import Snapshot
 from spark_modeld.gateway.access import Visitor
 from spark_modeld.gateway.refusals import Refused, refused
@@ -49,7 +49,7 @@ class Directory:
         """Where a model's engine listens."""
         origin = self._origins.get(model.url)
         if origin is None:
-            origin = self._origins[model.url] = Origin.of(model.url)
+            origin = self._origins[model.url] = Origin.of(model.url, spare=model.engine is EngineKind.LLAMA_SERVER)
         return origin
 
 

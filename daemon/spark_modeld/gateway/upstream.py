@@ -16,19 +16,25 @@ _IDLE_LIMIT = 64
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where an engine listens; ``authority`` is what its Host is."""
+    """Where an engine listens; ``authority`` is what its Host is.
+
+    ``spare``: its connections are not kept after a response. llama-server has a thread for each and few in all, so that
+    an idle one holds up whoever comes next, for seconds.
+    """
 
     host: str
     port: int
     tls: bool
     authority: bytes
+    spare: bool = False
 
     @classmethod
-    def of(cls, url: str) -> Origin:
+    def of(cls, url: str, *, spare: bool = False) -> Origin:
         """The origin of a model's URL."""
         parts = urlsplit(url)
         tls = parts.scheme == "https"
-        return cls(parts.hostname or "", parts.port or (443 if tls else 80), tls, parts.netloc.encode("ascii"))
+        port = parts.port or (443 if tls else 80)
+        return cls(parts.hostname or "", port, tls, parts.netloc.encode("ascii"), spare)
 
 
 class Receiver(Protocol):
@@ -136,12 +142,12 @@ class Pool:
         return upstream
 
     def put(self, upstream: Upstream, now: float) -> None:
-        """Keeps a connection whose response is complete."""
+        """Keeps a connection whose response is complete, or closes it."""
         upstream.receiver = None
-        idle = self._idle.setdefault(upstream.origin, [])
-        if len(idle) >= _IDLE_LIMIT:
+        if upstream.origin.spare or len(self._idle.get(upstream.origin, ())) >= _IDLE_LIMIT:
             upstream.close()
             return
+        idle = self._idle.setdefault(upstream.origin, [])
         upstream.used = True
         upstream.idle_until = now + _IDLE_SECONDS
         idle.append(upstream)
