@@ -31,11 +31,11 @@ def test_control_socket_outlives_the_daemon_with_its_owner(stand_in_host: SparkH
     assert owner(host) == first
 
 
-def test_both_sockets_are_passed_by_name(stand_in_host: SparkHost) -> None:
+def test_all_sockets_are_passed_by_name(stand_in_host: SparkHost) -> None:
     stand_in_host.run("systemctl", "restart", "spark-modeld.service")
     said = stand_in_host.journal("-u", "spark-modeld.service", "-o", "cat", "-n", "20")
     passed = [line for line in said.splitlines() if line.startswith("passed:")][-1]
-    assert set(passed.split()[1:]) == {"control", "http"}
+    assert set(passed.split()[1:]) == {"control", "http", "gateway"}
 
 
 def test_only_operators_may_connect(stand_in_host: SparkHost) -> None:
