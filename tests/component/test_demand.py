@@ -390,6 +390,14 @@ async def test_what_does_not_fit_is_refused_and_the_occupant_serves_on(outside: 
     outside.engine.release(await granted(demand(outside, "beta")))
 
 
+async def test_a_start_beside_that_was_refused_keeps_no_demand_from_its_switch(outside: Outside) -> None:
+    await outside.advance(30)
+    with pytest.raises(SparkError) as refusal:
+        await outside.engine.gate("beta")
+    assert refusal.value.problem.code is Code.LARGE_PARALLEL
+    outside.engine.release(await granted(demand(outside, "beta")))
+
+
 @pytest.mark.parametrize("why", ["token", "model"])
 async def test_who_may_not_switch_is_told_who_holds_the_slot(build: Callable[..., Outside], why: str) -> None:
     models = dict(MODELS)

@@ -100,7 +100,9 @@ class Planner:
         if ready and switch.requested_by in OPERATORS:
             self.desired = switch.model or ""
             self.held = False
-        if not ready and outcome is not Outcome.SUPERSEDED and not tx.rolled:
+        # What may stop nothing and was not admitted says nothing of a switch, which stops what is in its way.
+        declined = tx.beside and not tx.raised
+        if not ready and outcome is not Outcome.SUPERSEDED and not tx.rolled and not declined:
             self._lose(tx)
         self.tx = None
         if ready:
