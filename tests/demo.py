@@ -19,14 +19,18 @@ from support.spark import SparkHost, llama_model, package_folder, why_not
 from support.tiny_models import sentence_of
 
 API_PORT = 30100
+GATEWAY = "http://127.0.0.1:30101"
 PORTS = {"alpha": 31101, "beta": 31102, "smollm2": 31103, "broken": 31104}
 SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
 DAEMON = "spark-modeld.service"
 
-# The tiny models declare far more than they use, so that there is something to refuse on any machine.
+# The tiny models declare far more than they use, so that there is something to refuse on any machine. A minute of
+# somebody's use is seconds here.
 SETTINGS = """\
 [slot]
 start_timeout = "60s"
+min_residency = "500ms"
+idle_return = "2s"
 [memory]
 reserve = "512MiB"
 large = "1GiB"
@@ -72,7 +76,7 @@ class Demo:
         host = self.host
         with step("make install, inside the throwaway host"):
             host.install()
-        with step("four models in /etc/spark-modeld/models.d, then: systemctl enable --now the two sockets"):
+        with step("four models in /etc/spark-modeld/models.d, then: systemctl enable --now the sockets"):
             host.settings(SETTINGS)
             host.tiny("alpha", port=PORTS["alpha"], memory=LARGE)
             host.tiny("beta", port=PORTS["beta"], memory=LARGE)
@@ -137,9 +141,45 @@ class Demo:
             expect(host.show(unit("alpha"), "MainPID") == before, "alpha was restarted")
             self.serves("alpha")
 
-    def rollback(self) -> None:
-        with step('a model that cannot start: POST /api/switch {"model": "broken"}'):
+    def on_demand(self) -> None:
+        """A client that knows one address and one token asks for a model that does not run."""
+        host = self.host
+        added = host.run("spark-modelctl", "token", "add", "--scope", "inference", "--json", "a-client").stdout
+        token = json.loads(added)["token"]
+        deadline = time.monotonic() + 60
+        body = {"model": "beta", "messages": [{"role": "user", "content": "Who are you?"}], "max_tokens": 60}
+        with step("a client's request for a model that does not run: POST /v1/chat/completions on the gateway"):
+            stranger = host.run("curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", f"{GATEWAY}/v1/models").stdout
+            expect(stranger == "401", f"without a token the gateway answered {stranger}")
+            say("without a token: 401")
+            headers = ("-H", f"Authorization: Bearer {token}", "-H", "Content-Type: application/json")
+            request = ("curl", "-sS", "--fail-with-body", *headers, "-d", json.dumps(body))
+            answer = json.loads(host.run(*request, f"{GATEWAY}/v1/chat/completions").stdout)
+            said = str(answer["choices"][0]["message"]["content"]).strip()
+            expect(said == sentence_of("beta"), f"the gateway answered {said!r}")
+            say(f'with one: alpha was stopped, beta started, and beta answers: "{said}"')
+            status = host.api("GET", "/api/status")[1]
+            expect(status["slot"]["model"] == "beta" and status["desired"] == "alpha", f"the status is {status}")
+            self.is_stopped("alpha")
+        with step("alpha is still what the operator wants: it comes back when nobody has used beta for 2 s"):
+            while (status := host.api("GET", "/api/status")[1])["slot"]["model"] != "alpha" or status["switch"]:
+                expect(time.monotonic() < deadline, f"it did not come back: {status}")
+                time.sleep(0.1)
+            self.is_stopped("beta")
+            self.serves("alpha")
+
+    def check(self) -> None:
+        before = self.host.show(unit("alpha"), "MainPID")
+        with step('a model whose file is not there: POST /api/switch {"model": "broken"}'):
             status, problem = self.host.api("POST", "/api/switch?wait=true", {"model": "broken"}, timeout=90)
+            expect((status, problem["code"]) == (422, "check-failed"), f"answered {status}: {problem}")
+            expect(self.host.show(unit("alpha"), "MainPID") == before, "alpha was restarted")
+            say(f"{status} {problem['code']}, before anything was stopped: {problem['detail']}")
+
+    def rollback(self) -> None:
+        with step('the same by force: POST /api/switch {"model": "broken", "force": true}'):
+            wish = {"model": "broken", "force": True}
+            status, problem = self.host.api("POST", "/api/switch?wait=true", wish, timeout=90)
             expect((status, problem["code"]) == (502, "model-failed"), f"answered {status}: {problem}")
             expect(problem["switch"]["outcome"] == "rolled-back", f"the switch ended {problem['switch']['outcome']}")
             say(f"{status} {problem['code']}: {problem['detail']}")
@@ -174,6 +214,8 @@ class Demo:
             if left:
                 self.is_stopped(left)
         self.refusals()
+        self.on_demand()
+        self.check()
         self.rollback()
         self.kill()
 
@@ -181,17 +223,21 @@ class Demo:
         """The host with alpha serving, until SIGINT or SIGTERM."""
         self.prepare()
         self.switch("alpha")
-        added = self.host.run("spark-modelctl", "token", "add", "--scope", "control", "--json", "demo").stdout
+        scopes = ("--scope", "control", "--scope", "inference")
+        added = self.host.run("spark-modelctl", "token", "add", *scopes, "--json", "demo").stdout
         token = json.loads(added)["token"]
         print(
             f"""
-  API and dashboard: http://127.0.0.1:{API_PORT}
-  token:             {token}
+  API:       http://127.0.0.1:{API_PORT}
+  gateway:   {GATEWAY}/v1
+  token:     {token}
 
   curl -H 'Authorization: Bearer {token}' http://127.0.0.1:{API_PORT}/api/status
   curl -H 'Authorization: Bearer {token}' -d '{{"model":"beta"}}' -H 'Content-Type: application/json' \\
     'http://127.0.0.1:{API_PORT}/api/switch?wait=true'
-  a shell inside:    {" ".join(self.host.command("bash"))}
+  curl -H 'Authorization: Bearer {token}' -H 'Content-Type: application/json' {GATEWAY}/v1/chat/completions \\
+    -d '{{"model":"smollm2","messages":[{{"role":"user","content":"Say hello."}}],"max_tokens":40}}'
+  a shell inside: {" ".join(self.host.command("bash"))}
 
   Ctrl-C ends it.""",
             flush=True,
@@ -202,7 +248,7 @@ class Demo:
 
 def refuse_taken_ports() -> None:
     """With this machine's network, a port that is taken here is taken there."""
-    for port in (API_PORT, *PORTS.values()):
+    for port in (API_PORT, API_PORT + 1, *PORTS.values()):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
