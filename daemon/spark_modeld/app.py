@@ -146,6 +146,7 @@ class Daemon:
         stopped = await self._stopped()
         notify.stopping()
         notify.extend_timeout(_EXTEND_USEC)
+        gateway.wind_up()
         self._engine.refrain()
         # Streams may go on for a while, and systemd wants to hear of us meanwhile.
         await asyncio.gather(runner.close(), gateway.close(DRAIN_SECONDS if stopped else 0.0))

@@ -445,21 +445,27 @@ async def test_closing_lets_streams_end_and_tells_who_waits(it: Relaying) -> Non
         await call.send(chunk(b"data: 2\n\n") + b"0\r\n\r\n")
 
     it.engine.behave = behave
-    running, waiting, idle, fresh = [await it.open() for _ in range(4)]
-    await idle.send(request(b"", path="/health", method="GET", extra=""))
-    assert (await idle.reply()).status == 200
+    running, waiting, idle, again, fresh = [await it.open() for _ in range(5)]
+    for each in (idle, again):
+        await each.send(request(b"", path="/health", method="GET", extra=""))
+        assert (await each.reply()).status == 200
     await running.send(request(body("qwen", stream=True)))
     await running.head()
     await waiting.send(request(body("gemma")))
     await wait_for_demand(it)
-    closing = asyncio.create_task(it.gateway.close(0.5))
-    assert await idle.ended() == b""
+    closing = asyncio.create_task(it.gateway.close(5))
+    # Who has just come, and who has just been answered, may be asking at this moment.
     await fresh.send(request(b"", path="/health", method="GET", extra=""))
+    await again.send(request(b"", path="/health", method="GET", extra=""))
     assert (await fresh.reply()).headers["connection"] == "close"
+    assert (await again.reply()).headers["connection"] == "close"
+    assert await idle.ended() == b""
     go.set()
     assert await stream_of(running) == b"data: 1\n\ndata: 2\n\n"
+    assert await running.ended() == b""
+    it.leases.fail(refuse(Code.SHUTTING_DOWN, "It ends."))
     reply = await waiting.reply()
-    assert (reply.status, error_of(reply)["code"]) == (503, "shutting_down")
+    assert (reply.status, error_of(reply)["code"], reply.headers["connection"]) == (503, "shutting_down", "close")
     await closing
 
 

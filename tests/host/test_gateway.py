@@ -18,6 +18,7 @@ from support.witness import DAEMON, Guard, until
 
 pytestmark = pytest.mark.host
 
+QUICK = SETTINGS.replace("[slot]\n", '[slot]\nmin_residency = "50ms"\n')
 ALPHA, BETA, LOOP, OWN = 8001, 8002, 8003, 31001
 GATEWAY = "http://127.0.0.1:30101"
 CLIENTS = f"{SOURCE}/tests/support/gateway_clients.py"
@@ -27,7 +28,7 @@ CHAT = {"messages": [{"role": "user", "content": "Who are you?"}], "max_tokens":
 @pytest.fixture(scope="module")
 def booted(installed_host: SparkHost) -> Scene:
     host = installed_host
-    host.settings(SETTINGS + '[gateway]\nloading_keepalive = "100ms"\n')
+    host.settings(QUICK + '[gateway]\nloading_keepalive = "100ms"\n')
     host.tiny("alpha", port=ALPHA, extra='aliases = ["a"]')
     host.tiny("beta", port=BETA, extra=f"gateway_port = {OWN}")
     host.tiny("loop", port=LOOP, loop=True)
@@ -261,7 +262,7 @@ def neighbour(scene: Scene) -> Iterator[Scene]:
     ip("ip", "netns", "del", "neighbour")
     for path in ("/etc/systemd/system/spark-modeld.service.d", "/etc/systemd/system/spark-modeld-gateway.socket.d"):
         ip("rm", "-rf", path)
-    scene.host.settings(SETTINGS)
+    scene.host.settings(QUICK)
     ip("systemctl", "daemon-reload")
     ip("systemctl", "stop", DAEMON, "spark-modeld-gateway.socket")
     scene.reset()
@@ -272,7 +273,7 @@ def test_a_neighbour_reaches_it_where_that_is_wanted(neighbour: Scene, token: st
     host = neighbour.host
     host.write("/etc/systemd/system/spark-modeld.service.d/lan.conf", DROP_IN)
     if way == "setting":
-        host.settings(f'{SETTINGS}[gateway]\nlisten = ["127.0.0.1:30101", "10.99.0.1:30101"]\n')
+        host.settings(f'{QUICK}[gateway]\nlisten = ["127.0.0.1:30101", "10.99.0.1:30101"]\n')
     else:
         host.write("/etc/systemd/system/spark-modeld-gateway.socket.d/lan.conf", SOCKET_DROP_IN)
     host.run("systemctl", "daemon-reload")

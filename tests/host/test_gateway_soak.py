@@ -82,9 +82,7 @@ class Tally:
         middle, late, latest = times[len(times) // 2], times[int(len(times) * 0.99)], times[-1]
         switches = len(scene.host.api("GET", "/api/switches")[1]["switches"])
         memory = scene.host.run("ps", "-o", "rss=", "-p", scene.daemon_pid()).stdout.strip()
-        print(
-            f"\n{CLIENTS} clients, {seconds:.0f} s: {dict(self.answers)}, {switches} switches on record, daemon {memory}"
-        )
+        print(f"\n{CLIENTS} clients, {seconds:.0f} s: {dict(self.answers)}; {switches} switches, daemon {memory} KiB")
         print(f"  seconds for an answer: median {middle:.3f}, p99 {late:.3f}, longest {latest:.3f}")
 
 
@@ -209,7 +207,7 @@ async def test_kills_reloads_and_restarts_under_load_cost_only_what_was_under_wa
     assert kills > 0
     assert tally.good >= CLIENTS
     assert tally.bad.keys() <= allowed
-    assert not scene.host.run("systemctl", "--failed", "--no-legend", "--plain", "spark-modeld*").stdout
+    assert not scene.host.run("systemctl", "list-units", "--failed", "--no-legend", "--plain", "spark-modeld*").stdout
 
 
 def kill(scene: Scene, model: str) -> None:

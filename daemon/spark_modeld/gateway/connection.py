@@ -21,6 +21,7 @@ HEAD_SECONDS = 30.0
 BODY_SECONDS = 30.0
 IDLE_SECONDS = 75.0
 LINGER_SECONDS = 2.0
+HEARING_SECONDS = 1.0
 
 
 class Connection(asyncio.Protocol):
@@ -38,10 +39,10 @@ class Connection(asyncio.Protocol):
         "_loop",
         "_paused",
         "_place",
+        "_quiet_since",
         "_timer",
         "_transport",
         "deadline",
-        "heard",
     )
 
     def __init__(self, house: House, place: Place, gone: Callable[[Connection], None]) -> None:
@@ -58,8 +59,8 @@ class Connection(asyncio.Protocol):
         self._lingering = False
         self._paused = False
         self._timer: asyncio.TimerHandle | None = None
-        self.deadline = self._loop.time() + IDLE_SECONDS
-        self.heard = False
+        self._quiet_since = self._loop.time()
+        self.deadline = self._quiet_since + IDLE_SECONDS
 
     # What the loop tells.
 
@@ -76,7 +77,6 @@ class Connection(asyncio.Protocol):
         """More of a request, or of the next one already."""
         if self._lingering:
             return
-        self.heard = True
         self._buffer = self._buffer + data if self._buffer else data
         if self._exchange is not None and self._intake is None:
             if len(self._buffer) > HEAD_LIMIT and not self._paused and self._transport is not None:
@@ -132,7 +132,8 @@ class Connection(asyncio.Protocol):
         if not keep or unread:
             self._linger()
             return
-        self.deadline = self._loop.time() + IDLE_SECONDS
+        self._quiet_since = self._loop.time()
+        self.deadline = self._quiet_since + (HEARING_SECONDS if self._house.closing else IDLE_SECONDS)
         if self._paused:
             self._paused = False
             self._transport.resume_reading()
@@ -160,10 +161,18 @@ class Connection(asyncio.Protocol):
         else:
             self._transport.close()
 
-    def close_idle(self) -> None:
-        """Closes it if nothing is under way."""
-        if not self.busy and self._transport is not None:
-            self._transport.close()
+    def wind_up(self) -> None:
+        """No more is accepted: an answer that has not begun says that it is the last, what is idle is closed.
+
+        Whoever has just connected, or just been answered, may be asking at this moment: that is still heard.
+        """
+        if self._exchange is not None:
+            self._exchange.answer.keep &= self._exchange.answer.started
+        elif not self._buffer and self._transport is not None:
+            if self._loop.time() - self._quiet_since >= HEARING_SECONDS:
+                self._transport.close()
+            else:
+                self.deadline = min(self.deadline, self._loop.time() + HEARING_SECONDS)
 
     def make_way(self, model: str) -> None:
         """Ends what this model is still working on."""

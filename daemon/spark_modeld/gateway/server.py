@@ -12,7 +12,7 @@ import structlog
 from spark_modeld.core.model import Phase
 from spark_modeld.face import Leases, Snapshot
 from spark_modeld.gateway.access import Access, TokenVerifier
-from spark_modeld.gateway.connection import Connection
+from spark_modeld.gateway.connection import HEARING_SECONDS, Connection
 from spark_modeld.gateway.house import House, Place
 from spark_modeld.gateway.keys import Keys
 from spark_modeld.gateway.listeners import Listener
@@ -24,7 +24,6 @@ _LOG = structlog.get_logger(__name__)
 
 CONNECTIONS_LIMIT = 4096
 _SWEEP_SECONDS = 1.0
-_HEARING_SECONDS = 1.0
 
 
 class Gateway:
@@ -85,30 +84,33 @@ class Gateway:
         """Accepts no more from a socket; who is connected stays."""
         self._listeners.pop(sock).shut()
 
+    def wind_up(self) -> None:
+        """From here on every answer that begins says that it is its connection's last."""
+        self._house.closing = True
+        for client in tuple(self._clients):
+            client.wind_up()
+
     async def close(self, drain_seconds: float) -> None:
         """Accepts no more, lets what is under way end (``drain_seconds``), and ends the rest with an error.
 
         Whoever has connected and has not asked yet is heard (1 s): a restart refuses no connection.
         """
+        self.wind_up()
         listeners = tuple(self._listeners.values())
         for listener in listeners:
             listener.shut()
         await asyncio.gather(*(listener.joined() for listener in listeners))
         self._listeners.clear()
-        self._house.closing = True
         for client in tuple(self._clients):
-            if client.heard:
-                client.close_idle()
-            else:
-                client.deadline = min(client.deadline, self._loop.time() + _HEARING_SECONDS)
+            client.wind_up()
         await self._empty(drain_seconds)
         for client in tuple(self._clients):
             client.abandon()
-        await self._empty(_HEARING_SECONDS)
+        await self._empty(HEARING_SECONDS)
         for client in tuple(self._clients):
             client.abort()
         self._house.pool.close()
-        await self._empty(_HEARING_SECONDS)
+        await self._empty(HEARING_SECONDS)
         if self._sweeper is not None:
             self._sweeper.cancel()
             self._sweeper = None
