@@ -1,7 +1,7 @@
 # The scripts do the work; this is the list of them.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help build install test test-transformers demo up bench lint format lock clean
+.PHONY: help build install test test-transformers test-clients soak demo up bench lint format lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -18,6 +18,14 @@ test: build ## run every layer of tests; CI=true: a layer that cannot run is a f
 test-transformers: build ## one more host test, against the real `transformers serve`; fetches some 5 GB
 	@packaging/build transformers
 	@.venv/bin/python3 -m pytest -q tests/transformers -m transformers
+
+test-clients: build ## the gateway with litellm as its client; fetches some 200 MB
+	@packaging/build clients
+	@.venv/bin/python3 -m pytest -q tests/clients -m clients
+
+soak: build ## the gateway with 200 clients for a minute, then with kills, reloads and restarts for five
+	@SOAK_CLIENTS=200 SOAK_SECONDS=60 .venv/bin/python3 -m pytest -q -s tests/host/test_gateway_soak.py -k alternate
+	@SOAK_CLIENTS=40 SOAK_SECONDS=300 .venv/bin/python3 -m pytest -q -s tests/host/test_gateway_soak.py -k kills
 
 demo: build ## show it at work on a throwaway systemd host, with real engines and tiny models
 	@.venv/bin/python3 tests/demo.py
