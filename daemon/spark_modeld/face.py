@@ -62,7 +62,8 @@ class Warning:
 class Snapshot:
     """The daemon's state, taken in one piece after an event was handled. Advisory: it gates nothing.
 
-    ``slot_phase`` is None for an empty slot. ``since`` is Unix seconds. ``bus`` is "connected" or "lost".
+    ``slot_phase`` is None for an empty slot, ``desired`` None where it is meant to be empty. ``slot_since`` is Unix
+    seconds. ``bus`` is "connected" or "lost".
     ``config_problem`` is set while the configuration is broken.
     """
 

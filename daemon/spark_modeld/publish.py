@@ -24,13 +24,15 @@ def snapshot_of(slot: Slot, *, warnings: tuple[Warning, ...], config_problem: Pr
     """The slot's state as one value."""
     name, life = slot.shown()
     planner, house = slot.planner, slot.house
+    # Before anybody has decided, the default belongs in the slot.
+    desired = house.catalog.settings.slot.default if planner.desired is None else planner.desired
     return Snapshot(
         slot_phase=life.phase if life else None,
         slot_model=name if life else None,
         slot_since=life.since.wall if life else 0.0,
         slot_reason=planner.reason.detail if planner.reason else None,
         in_flight=house.leases.get(name, 0) if name else 0,
-        desired=planner.desired or None,
+        desired=desired or None,
         switch=slot.switch,
         queue=tuple(Waiting(model=m, waiters=n, since=since.wall) for m, n, since in slot.waiting()),
         models={m: _model_state(slot, m) for m in house.catalog.models if m in house.lives},

@@ -722,7 +722,7 @@ async def test_what_belongs_in_the_slot_comes_up(
 ) -> None:
     outside = build(catalog=make_catalog(default="beta"), record=Record(desired=desired))
     await outside.up()
-    assert outside.engine.snapshot.slot_model == serves
+    assert (outside.engine.snapshot.slot_model, outside.engine.snapshot.desired) == (serves, serves)
 
 
 async def test_a_recorded_switch_goes_on(build: Callable[..., Outside]) -> None:
