@@ -222,12 +222,13 @@ case $1 in
   run)
     [ -e image ] || {{ echo "No such image" >&2; exit 125; }}
     [ ! -e alive ] || {{ echo "Conflict" >&2; exit 125; }}
+    # Before the container is reported: from then on the test may stop it.
+    trap '{on_term}' TERM
+    echo engine-says-hello
     while [ $# -gt 0 ]; do
       [ "$1" != --cidfile ] || {{ [ -e "$2" ] && exit 125; echo $$ >alive; printf {id} >"$2"; }}
       shift
     done
-    echo engine-says-hello
-    trap '{on_term}' TERM
     while [ -e alive ]; do sleep 0.02; done
     exit "$(cat status)"
     ;;
