@@ -53,7 +53,10 @@ class Gate:
             listener.listen()
 
             def serve() -> None:
-                connection, _ = listener.accept()
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return  # shut down: nobody asked
                 with connection:
                     self.asked.append(connection.recv(65536).decode().split("\r\n")[0])
                     connection.sendall(answer)
@@ -63,8 +66,7 @@ class Gate:
             try:
                 yield
             finally:
-                if thread.is_alive():
-                    socket.socket(socket.AF_UNIX).connect(str(self.runtime / "control.sock"))
+                listener.shutdown(socket.SHUT_RDWR)
                 thread.join()
 
     def mark(self, content: str, model: str = "alpha") -> Path:
