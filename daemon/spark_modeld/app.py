@@ -240,7 +240,7 @@ class Daemon:
 
 
 def _faster_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop where it is installed (the extra ``fast``): the gateway needs a fifth less of a processor with it."""
+    """uvloop's where there is one: the gateway needs a fifth less of a processor with it."""
     try:
         new: Callable[[], asyncio.AbstractEventLoop] = import_module("uvloop").new_event_loop
     except ImportError:
