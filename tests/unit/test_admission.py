@@ -102,6 +102,18 @@ def test_the_refusal_says_every_number_and_who_holds_the_memory() -> None:
     assert "jupyter (PID 4242 of ann) 9.0 GiB, ollama (PID 77 of ollama) 40.0 GiB of host memory." in refusal.detail
 
 
+def test_what_is_still_to_come_back_is_not_said_to_be_given_back() -> None:
+    debt = {"model": "gone", "expected": 12 * GIB, "outstanding": 10 * GIB}
+    refusal = admit("new", declared(60), reading(2 * GIB), MEMORY, leaving=[holder(20)], coming=10 * GIB, debts=[debt])
+    assert refusal is not None
+    assert (refusal.extra["returned"], refusal.extra["returning"]) == (30 * GIB, [debt])
+    assert "2.0 GiB available + 20.0 GiB given back + 10.0 GiB still to come back - 60.0 GiB would" in refusal.detail
+    assert "36.0 GiB short" in refusal.detail
+    waited = admit("new", declared(60), reading(2 * GIB), MEMORY, coming=10 * GIB)
+    assert waited is not None
+    assert "given back" not in waited.detail
+
+
 def test_force_skips_an_estimate_but_never_the_floor() -> None:
     estimated = Footprint(60 * GIB, Basis.ESTIMATED)
     assert admit("new", estimated, reading(4 * GIB), MEMORY, force=True) is None

@@ -89,14 +89,16 @@ def admit(
         others = [h for h in staying if h.large]
         if others:
             return _large_parallel(model, need, others, memory.large.of(reading.total))
-    returned = sum(h.gives_back for h in leaving) + coming
+    given = sum(h.gives_back for h in leaving)
     available = reading.available - sum(h.outstanding for h in staying)
     skip_estimate = force and need.basis in {Basis.ESTIMATED, Basis.UNKNOWN}
     needed = 0 if skip_estimate else need.bytes
     reserve = (memory.floor if skip_estimate else memory.reserve).of(reading.total)
-    if available + returned - needed >= reserve:
+    if available + given + coming - needed >= reserve:
         return None
-    refusal = _memory_refused(model, need, reading, staying, available=available, returned=returned, reserve=reserve)
+    refusal = _memory_refused(
+        model, need, reading, staying, available=available, given=given, coming=coming, reserve=reserve
+    )
     return _with_debts(refusal, reading, debts)
 
 
@@ -123,13 +125,15 @@ def _memory_refused(
     staying: tuple[Holder, ...],
     *,
     available: int,
-    returned: int,
+    given: int,
+    coming: int,
     reserve: int,
 ) -> Problem:
-    missing = reserve - (available + returned - need.bytes)
-    given = f" + {gib(returned)} given back" if returned else ""
+    missing = reserve - (available + given + coming - need.bytes)
+    back = f" + {gib(given)} given back" if given else ""
+    back += f" + {gib(coming)} still to come back" if coming else ""
     detail = (
-        f"{model} needs {gib(need.bytes)} ({need.basis}): {gib(available)} available{given} "
+        f"{model} needs {gib(need.bytes)} ({need.basis}): {gib(available)} available{back} "
         f"- {gib(need.bytes)} would leave less than the reserve of {gib(reserve)}; {gib(missing)} short."
     )
     known = {h.model for h in staying}
@@ -147,7 +151,7 @@ def _memory_refused(
         "needed": need.bytes,
         "basis": str(need.basis),
         "available": available,
-        "returned": returned,
+        "returned": given + coming,
         "reserve": reserve,
         "total": reading.total,
         "holders": holders,
