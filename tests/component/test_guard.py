@@ -24,7 +24,7 @@ from spark_modeld.core.model import (
     Switch,
 )
 from spark_modeld.core.record import Measured, Record
-from support.fakes import BOOT, GIB, MODELS, OUTSIDER, TOTAL, Outside, make_catalog, make_model, unit
+from support.fakes import BOOT, GIB, MODELS, OUTSIDER, TOTAL, Hang, Outside, make_catalog, make_model, unit
 
 pytestmark = pytest.mark.component
 
@@ -231,6 +231,57 @@ async def test_after_the_side_models_an_occupant_on_demand_goes(up: Build) -> No
     outside.gauge.available = None
     await outside.advance(120)
     assert phase(outside, "alpha") is Phase.SERVING, "what is desired comes back when there is room"
+
+
+@pytest.mark.parametrize("role", ["side", "on demand"])
+async def test_the_guard_waits_for_no_request(up: Build, role: str) -> None:
+    outside = await up()
+    model = "side" if role == "side" else "small"
+    await switched(outside, "alpha")
+    if role == "side":
+        await started(outside, "side")
+    else:
+        await switched(outside, "small", by=Requester.GATEWAY)
+    assert [outside.engine.lease(model) for _ in range(2)] != [None, None]
+    outside.gauge.available = LOW
+    outside.pressure.feel()
+    await outside.advance(32)
+    assert phase(outside, model) is Phase.STOPPED, "it waited for the drain's deadline"
+    problem = outside.engine.snapshot.models["side"].error
+    reasons = [s.reason for s in outside.engine.switches() if s.requested_by is Requester.GUARD]
+    reason = problem.detail if problem else reasons[0]
+    assert reason is not None
+    assert "Its 2 open requests are cut off." in reason
+
+
+async def test_the_guard_does_not_wait_for_somebody_elses_drain_either(up: Build) -> None:
+    outside = await up()
+    await switched(outside, "alpha")
+    await started(outside, "side")
+    lease = outside.engine.lease("side")
+    assert lease is not None
+    outside.gauge.available = LOW
+    outside.pressure.feel()
+    await outside.advance(20)
+    await outside.engine.stop("side", actor=None)
+    await outside.advance(5)
+    assert phase(outside, "side") is Phase.DRAINING
+    await outside.advance(8)
+    assert phase(outside, "side") is Phase.STOPPED
+    assert alarms(outside) == {"under-floor": 1, "stopping": 1}
+
+
+async def test_an_engine_that_waits_for_its_requests_is_killed_by_the_guard(up: Build) -> None:
+    outside = await up()
+    await switched(outside, "alpha")
+    await started(outside, "side")
+    outside.systemd.will("stop", unit("side"), Hang.JOB)
+    outside.gauge.available = LOW
+    outside.pressure.feel()
+    await outside.advance(32)
+    assert outside.calls("stop", "kill") == [f"stop {unit('side')}"]
+    await outside.advance(15)
+    assert outside.calls("stop", "kill") == [f"stop {unit('side')}", f"kill {unit('side')}"]
 
 
 async def test_memory_that_swings_around_the_floor_is_still_short(up: Build) -> None:

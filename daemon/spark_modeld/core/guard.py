@@ -1,8 +1,8 @@
 """The guard while models serve: memory under the floor is told first, and after a grace something is stopped.
 
 It stops side models, the one started least recently first and as many as it takes; then slot models that somebody
-started past us; then an occupant that is not `desired`. Never what is desired. Whatever was asked to stop may first
-give its memory back: the grace begins anew.
+started past us; then an occupant that is not `desired`. Never what is desired. Requests are cut off, not waited for.
+Whatever was asked to stop may first give its memory back: the grace begins anew.
 """
 
 from __future__ import annotations

@@ -16,6 +16,8 @@ from spark_modeld.core.model import ActiveState, Instant, Phase, UnitStatus
 
 KILL_SECONDS = 15.0
 """How long a killed unit may take to vanish before it counts as stuck."""
+CUT_SECONDS = 15.0
+"""How long a unit that is cut off its requests may take to end by itself: engines wait for theirs after SIGTERM."""
 
 
 UNLOADED = "unloaded"
@@ -89,6 +91,7 @@ class Trigger(StrEnum):
     STALLED = "stalled"
     EXPIRED = "expired"
     STOP_WANTED = "stop-wanted"
+    CUT_WANTED = "cut-wanted"
     KEEP_WANTED = "keep-wanted"
     UNUSED = "unused"
     LEFT = "left"
@@ -198,6 +201,7 @@ START_WANTED = Plain(Trigger.START_WANTED)
 GATE_PASSED = Plain(Trigger.GATE_PASSED)
 FITS = Plain(Trigger.FITS)
 STOP_WANTED = Plain(Trigger.STOP_WANTED)
+CUT_WANTED = Plain(Trigger.CUT_WANTED)
 KEEP_WANTED = Plain(Trigger.KEEP_WANTED)
 UNUSED = Plain(Trigger.UNUSED)
 BUS_LOST = Plain(Trigger.BUS_LOST)
@@ -260,6 +264,8 @@ def _table() -> Mapping[tuple[Phase, Trigger], frozenset[Phase]]:
         rows[phase, _T.SHOWN] = frozenset({_P.STARTING, _P.WARMING, _P.STOPPING})
     for phase in _RUNNING:
         rows[phase, _T.SHOWN] = frozenset({_P.FAILED, _P.STOPPING})
+    for phase in (_P.STARTING, *_RUNNING):
+        rows[phase, _T.CUT_WANTED] = frozenset({_P.STOPPING})
     for phase in Phase:
         if phase is not _P.UNKNOWN:
             rows[phase, _T.BUS_LOST] = frozenset({_P.UNKNOWN})
@@ -402,6 +408,8 @@ def _plain(life: Life, trigger: Trigger, now: Instant, limits: Limits) -> tuple[
             return _stop(life, now, limits)
         case Trigger.STOP_WANTED, _P.SERVING:
             return _enter(life, _P.DRAINING, now, seconds=limits.drain), ()
+        case Trigger.CUT_WANTED, (_P.STARTING | _P.WARMING | _P.SERVING | _P.DRAINING):
+            return _stop(life, now, replace(limits, stop=min(limits.stop, CUT_SECONDS)))
         case Trigger.KEEP_WANTED, _P.DRAINING:
             return _enter(life, _P.SERVING, now), (Act.WATCH_HEALTH,)
         case Trigger.UNUSED, _P.DRAINING:

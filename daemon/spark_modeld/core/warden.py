@@ -76,6 +76,7 @@ class Warden:
 
     def _act(self, reading: Reading, floor: int, now: Instant) -> None:
         if any(life.phase in _GOING for life in self._house.lives.values()):
+            self._hurry(reading, floor, now)
             return  # what is on its way down may be enough
         chosen, what = self._next()
         if not chosen:
@@ -87,7 +88,7 @@ class Warden:
         for model in enough([(h.model, h.gives_back) for h in holders], floor - reading.available):
             message = (
                 f"{model} is stopped: only {gib(reading.available)} of memory were available for "
-                f"{self._grace:g} s, under the floor of {gib(floor)}, and it is {what.rstrip(',')}."
+                f"{self._grace:g} s, under the floor of {gib(floor)}, and it is {what.rstrip(',')}.{self._cut(model)}"
             )
             self._say(Alarm.STOPPING, message, reading, floor, model)
             extra = {"guard": True, "available": reading.available, "floor": floor}
@@ -96,9 +97,10 @@ class Warden:
         self._guard.acted(now)
 
     def _stop(self, model: str, reason: str, now: Instant) -> None:
+        """At once: a request may take as long as the drain's deadline, and the machine may freeze sooner."""
         plan = self._planner
         if model != plan.occupant:
-            self._house.step(model, life_of.STOP_WANTED, now)
+            self._house.step(model, life_of.CUT_WANTED, now)
             return
         # Where `desired` is up already, it is what remains; else the slot is emptied, and what belongs there comes back
         # by the way of every start: when a reading admits it.
@@ -106,6 +108,23 @@ class Warden:
         target = wanted if wanted and self._house.lives[wanted].phase in _STOPPABLE else None
         switch = plan.new_switch(target, model, now, requested_by=Requester.GUARD, reason=reason)
         plan.begin(Transaction(switch, target=target))
+        self._house.step(model, life_of.CUT_WANTED, now)
+
+    def _hurry(self, reading: Reading, floor: int, now: Instant) -> None:
+        """What somebody else had drained is not waited for any longer either."""
+        for model in [m for m, life in self._house.lives.items() if life.phase is Phase.DRAINING]:
+            message = (
+                f"{model}, which was to stop when its requests have ended, is stopped at once: only "
+                f"{gib(reading.available)} of memory were available for {self._grace:g} s, under the floor of "
+                f"{gib(floor)}.{self._cut(model)}"
+            )
+            self._say(Alarm.STOPPING, message, reading, floor, model)
+            self._house.step(model, life_of.CUT_WANTED, now)
+            self._guard.acted(now)
+
+    def _cut(self, model: str) -> str:
+        count = self._house.leases.get(model, 0)
+        return f" Its {count} open request{'s are' if count > 1 else ' is'} cut off." if count else ""
 
     def _helpless(self, reading: Reading, floor: int) -> str:
         shown = [*((p.command, p.pid, p.bytes) for p in reading.processes)]
