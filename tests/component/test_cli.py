@@ -16,11 +16,11 @@ import pytest
 
 from spark_modeld import __version__
 from spark_modeld.core.errors import Code, Problem
-from spark_modeld.core.model import Outcome, SwitchPhase
+from spark_modeld.core.model import Loaded, Outcome, SwitchPhase
 from spark_modeld.face import Snapshot, Warning
 from support.command_line import Ctl, finished
 from support.control import Control, open_folder, running
-from support.fake_face import GIB, refused
+from support.fake_face import GIB, make_reading, refused
 
 pytestmark = pytest.mark.component
 
@@ -125,6 +125,16 @@ async def test_the_bar_of_memory_has_colours_where_they_belong(ctl: Ctl, wanted:
     os.close(main)
     await finished(process)
     assert (b"\x1b[36maaaa" in seen, b"[aaaa" in seen) == (colours, not colours)
+
+
+async def test_memory_names_what_was_loaded_past_us(control: Control, ctl: Ctl) -> None:
+    assert "LOADED PAST US" not in (await ctl("memory")).out
+    strange = Loaded(unit="ollama.service", name="llava:34b", bytes=20 * GIB, gpu_bytes=0, ends_in=240.0)
+    control.face.reading = make_reading(loaded=(strange, replace(strange, name="ours", model="qwen")))
+    lines = (await ctl("memory")).out.splitlines()
+    at = next(i for i, line in enumerate(lines) if line.startswith("LOADED PAST US"))
+    assert lines[at + 1].split() == ["llava:34b", "ollama.service", "20.0", "GiB", "4", "min"]
+    assert lines[at + 2] == "", "what is in the catalog is no stranger"
 
 
 async def drive(control: Control, *phases: SwitchPhase) -> str:

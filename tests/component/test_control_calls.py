@@ -12,10 +12,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from spark_modeld.core.errors import Code, Problem
-from spark_modeld.core.model import Catalog, Outcome, Phase, SwitchPhase
+from spark_modeld.core.model import Catalog, Loaded, Outcome, Phase, SwitchPhase
 from spark_modeld.face import Snapshot, Warning
 from support.control import Answer, Control, running
-from support.fake_face import GIB, Asked, refused
+from support.fake_face import GIB, Asked, make_reading, refused
 
 pytestmark = pytest.mark.component
 ACTOR = f"uid {os.getuid()}"
@@ -215,6 +215,17 @@ async def test_memory_is_measured_afresh(control: Control) -> None:
     assert shown["processes"][1]["bytes"] is None
     assert {m["model"]: m["bytes"] for m in shown["models"]} == {"qwen": 37 * GIB, "embed": None}
     assert {m["model"]: m["host_bytes"] for m in shown["models"]} == {"qwen": 6 * GIB, "embed": 0}
+
+
+async def test_memory_shows_what_servers_of_many_models_hold(control: Control) -> None:
+    held = Loaded(unit="ollama.service", name="llava:34b", bytes=20 * GIB, gpu_bytes=19 * GIB, ends_in=240.0)
+    control.face.reading = make_reading(loaded=(held, replace(held, name="qwen:latest", model="qwen", ends_in=None)))
+    shown = (await control.call("GET", "/api/memory")).json
+    common = {"unit": "ollama.service", "bytes": 20 * GIB, "gpu_bytes": 19 * GIB}
+    assert shown["loaded"] == [
+        {"name": "llava:34b", "model": None, "ends_in": 240.0, **common},
+        {"name": "qwen:latest", "model": "qwen", "ends_in": None, **common},
+    ]
 
 
 async def test_reload(control: Control) -> None:

@@ -175,6 +175,9 @@ def test_a_model_nobody_knows_counts_as_a_holder_and_is_named(ollama: Ollama) ->
     await_that(lambda: "stranger-loaded" in ollama.warnings(), "the warning")
     message = next(w["message"] for w in ollama.status()["warnings"] if w["code"] == "stranger-loaded")
     assert message.startswith("mystery:70b on ollama.service holds 4.0 GiB")
+    entries = ollama.host.api("GET", "/api/memory")[1]["loaded"]
+    assert [(e["name"], e["unit"], e["bytes"], e["model"]) for e in entries] == [("mystery:70b", UNIT, 4 << 30, None)]
+    assert "LOADED PAST US" in ollama.ctl("memory")
     refusal = " ".join(ollama.ctl("switch", "alpha", exit_status=4).split())
     assert "mystery:70b on ollama.service (4.0 GiB), which is running" in refusal
     assert "`ollama stop mystery:70b` unloads it" in refusal

@@ -143,6 +143,7 @@ class FakeFace:
         self.appraisal = Appraisal(inspection=Inspection(fingerprint="f"))
         self.readers = 0
         self.measuring: asyncio.Event | None = None
+        self.reading = make_reading()
         self._switches: dict[str, Switch] = {}
         self._ended: dict[str, asyncio.Event] = {}
         self._log: list[Event] = []
@@ -255,7 +256,7 @@ class FakeFace:
         if self.measuring is not None:
             await self.measuring.wait()
         self._ask(Asked("measure"))
-        return make_reading()
+        return self.reading
 
     async def log(self, model_id: str, lines: int) -> tuple[LogLine, ...]:
         self._ask(Asked("log", model_id))

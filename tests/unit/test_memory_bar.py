@@ -20,7 +20,7 @@ def _columns(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def answer(available: int, **more: Any) -> dict[str, Any]:
     """What the API answers, sizes in GiB."""
-    empty: dict[str, Any] = {"models": [], "processes": [], "strangers": []}
+    empty: dict[str, Any] = {"models": [], "processes": [], "strangers": [], "loaded": []}
     levels = {"total": 128 * GIB, "available": available * GIB, "reserve": 8 * GIB, "floor": 2 * GIB}
     return {**empty, **levels, **more}
 
@@ -49,6 +49,16 @@ def test_every_holder_has_its_length_and_the_levels_are_at_the_end() -> None:
         64, models=[model("qwen", 40)], processes=[process(1, 40, "qwen"), process(2, 4)], strangers=[process(3, 10)]
     )
     assert cells(shown) == {"a": 20, "b": 5, "c": 2, "█": 5, "░": 28, "▒": 3, "▓": 1}
+
+
+def test_what_a_server_holds_for_others_is_a_holder_and_its_processes_are_not() -> None:
+    on = {"unit": "ollama.service", "gpu_bytes": 0, "ends_in": None}
+    ours = {"name": "qwen:8b", "bytes": 20 * GIB, "model": "qwen", **on}
+    strange = {"name": "llava:34b", "bytes": 40 * GIB, "model": None, **on}
+    runner = {**process(1, 60), "unit": "ollama.service"}
+    shown = answer(64, models=[model("qwen", 20)], processes=[runner], strangers=[runner], loaded=[ours, strange])
+    assert cells(shown) == {"a": 20, "b": 10, "█": 2, "░": 28, "▒": 3, "▓": 1}
+    assert "llava:34b on ollama.service, no model of the catalog" in memory_bar(shown, 10)[1]
 
 
 def test_what_is_used_covers_the_levels() -> None:

@@ -52,10 +52,18 @@ def _holders(shown: dict[str, Any]) -> list[tuple[int, str]]:
     """Bytes and words for whoever is seen to hold memory, the largest first; a model is one holder."""
     models = [((m["bytes"] or 0) + m["host_bytes"], f"{m['model']}, {m['state']}") for m in shown["models"]]
     found = [model for model in models if model[0]]
-    nobodys = [p for p in shown["processes"] if p["model"] is None and p["bytes"]]
+    found += [(e["bytes"], f"{e['name']} on {e['unit']}, no model of the catalog") for e in strange_models(shown)]
+    # What a server says that it holds is what its processes hold.
+    servers = {e["unit"] for e in shown["loaded"]}
+    nobodys = [p for p in shown["processes"] if p["model"] is None and p["bytes"] and p["unit"] not in servers]
     found += [(p["bytes"], _who(p)) for p in nobodys]
-    found += [(p["bytes"], f"{_who(p)}, host memory") for p in shown["strangers"]]
+    found += [(p["bytes"], f"{_who(p)}, host memory") for p in shown["strangers"] if p["unit"] not in servers]
     return sorted(found, key=lambda holder: -holder[0])[:_HOLDERS]
+
+
+def strange_models(shown: dict[str, Any]) -> list[dict[str, Any]]:
+    """What other clients had a server load that is no model of the catalog."""
+    return [entry for entry in shown["loaded"] if entry["model"] is None]
 
 
 def _who(process: dict[str, Any]) -> str:

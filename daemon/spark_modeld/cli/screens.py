@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from spark_modeld.cli.check_screen import found_of
-from spark_modeld.cli.memory_bar import memory_bar
+from spark_modeld.cli.memory_bar import memory_bar, strange_models
 from spark_modeld.cli.text import age, arrow, bar, between, clean, paint, phase, size, span, table, unit_name, width
 
 _LABEL = 10
@@ -77,6 +77,12 @@ def memory(shown: dict[str, Any]) -> list[str]:
             for m in shown["models"]
         ]
         lines += ["", *table(("MODEL", "STATE", "GPU MEMORY", "HOST MEMORY", "FOOTPRINT"), held)]
+    if strange := strange_models(shown):
+        unasked = [
+            (e["name"], unit_name(e["unit"]), size(e["bytes"]), "never" if e["ends_in"] is None else span(e["ends_in"]))
+            for e in strange
+        ]
+        lines += ["", *table(("LOADED PAST US", "UNIT", "MEMORY", "ENDS IN"), unasked)]
     if shown["processes"]:
         rows = [
             (

@@ -147,6 +147,17 @@ def memory(reading: Reading, snapshot: Snapshot) -> wire.Memory:
             wire.Stranger(pid=p.pid, bytes=p.bytes, unit=p.unit, command=p.command, user=p.user)
             for p in reading.strangers
         ],
+        loaded=[
+            wire.Loaded(
+                name=entry.name,
+                unit=entry.unit,
+                bytes=entry.bytes,
+                gpu_bytes=entry.gpu_bytes,
+                model=entry.model,
+                ends_in=entry.ends_in,
+            )
+            for entry in reading.loaded
+        ],
         models=[
             wire.ModelMemory(
                 model=s.model.id,

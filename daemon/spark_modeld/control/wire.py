@@ -268,6 +268,17 @@ class HugePages(Struct, kw_only=True):
     page: Annotated[int, Meta(description="bytes of one page")]
 
 
+class Loaded(Struct, kw_only=True):
+    """A model that a server of many holds."""
+
+    name: Annotated[str, Meta(description="the server's own name for it")]
+    unit: str
+    bytes: Bytes
+    gpu_bytes: Annotated[int, Meta(description="bytes of it that are the GPU's")]
+    model: Annotated[str | None, Meta(description="its id; null where another client had it loaded past the catalog")]
+    ends_in: Annotated[Seconds | None, Meta(description="until the server drops it, unless it is used; null: never")]
+
+
 class ModelMemory(Struct, kw_only=True):
     """What one model holds, and what it was said to need."""
 
@@ -282,11 +293,15 @@ class ModelMemory(Struct, kw_only=True):
 
 
 class Memory(MemorySummary, kw_only=True):
-    """A fresh reading and who holds the memory; ``strangers`` are the largest few, where models share their memory."""
+    """A fresh reading and who holds the memory.
+
+    ``strangers`` are the largest few, where models share their memory; ``loaded`` is what servers of many models hold.
+    """
 
     huge_pages: HugePages | None
     processes: list[Process]
     strangers: list[Stranger]
+    loaded: list[Loaded]
     models: list[ModelMemory]
 
 
