@@ -148,8 +148,8 @@ async def test_other_requests_wait_in_silence_and_join_one_start(scene: Scene, t
     assert switches(scene)[begun:] == [("slow", "ready")]
 
 
-async def test_the_slot_goes_back_to_desired_and_looking_does_not_keep_it(scene: Scene, token: str) -> None:
-    """Fault 22: lists, health checks and idle connections neither start a model nor keep one."""
+async def test_fault_22_the_slot_goes_back_to_desired_and_looking_does_not_keep_it(scene: Scene, token: str) -> None:
+    """Lists, health checks and idle connections neither start a model nor keep one."""
     configure(scene, idle_return="700ms")
     scene.switch("alpha")
     assert (await ask(token, "beta")).text == sentence_of("beta")
@@ -190,8 +190,8 @@ async def test_nobody_waits_longer_than_max_wait_for_others(scene: Scene, token:
     assert scene.slot() == ("alpha", "serving")
 
 
-async def test_a_stream_is_never_cut_while_another_model_is_wanted(scene: Scene, token: str) -> None:
-    """Faults 5 and 18: neither a busy model's stream nor its engine is touched, however much it is wanted away."""
+async def test_faults_5_and_18_a_stream_is_never_cut_while_another_model_is_wanted(scene: Scene, token: str) -> None:
+    """Neither a busy model's stream nor its engine is touched, however much it is wanted away."""
     scene.switch("slow")
     slow = scene.pid("slow")
     scene.hold("piece")
@@ -212,8 +212,8 @@ async def test_a_stream_is_never_cut_while_another_model_is_wanted(scene: Scene,
         assert (await wanter.reply()).text == sentence_of("alpha")
 
 
-async def test_a_long_silent_first_token_has_no_deadline(scene: Scene, token: str) -> None:
-    """Fault 18. Nothing on the way may give up earlier than client and engine do."""
+async def test_fault_18_a_long_silent_first_token_has_no_deadline(scene: Scene, token: str) -> None:
+    """Nothing on the way may give up earlier than client and engine do."""
     scene.switch("slow")
     reply = await ask(token, "slow", stream=True, script={"silence": 6, "pieces": 2})
     assert (reply.text, reply.events[-1]) == ("0 1", "[DONE]")
@@ -368,6 +368,21 @@ async def test_fault_6_two_who_alternate_neither_thrash_nor_starve(scene: Scene,
     starts = [datetime.fromisoformat(each["started_at"]) for each in reversed(found[: len(found) - begun])]
     stays = [(start - end).total_seconds() for end, start in zip(ends, starts[1:], strict=False)]
     assert min(stays) >= 0.9, "a model that came stays for a while"
+
+
+async def test_the_sdk_does_not_notice_a_restart_while_it_waits(scene: Scene, token: str) -> None:
+    scene.switch("alpha")
+    scene.hold("slow-load")
+    messages: Any = QUESTION
+    with openai.OpenAI(base_url=f"{GATEWAY}/v1", api_key=token) as client:
+        asked = asyncio.create_task(aside(lambda: client.chat.completions.create(model="slow", messages=messages)))
+        await see("it waits", lambda: queue(scene) == {"slow": 1})
+        before = scene.daemon_pid()
+        await aside(scene.host.run, "systemctl", "restart", DAEMON)
+        assert scene.daemon_pid() != before
+        scene.release("slow-load")
+        answer = await asked
+    assert answer.choices[0].message.content == "I am slow"
 
 
 async def test_fault_25_nothing_starts_while_the_daemon_ends(scene: Scene, token: str) -> None:
