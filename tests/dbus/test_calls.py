@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
+
 import pytest
 from tests.support.bus import Bus, Recorder
 
 from spark_modeld.core.appraisal import UnitFacts
 from spark_modeld.core.errors import Code, SparkError
 from spark_modeld.core.model import ActiveState
-from spark_modeld.ports import BusConnected, CallDone, CallFailed, CallFailure, JobQueued, JobRemoved, UnitChanged
+from spark_modeld.ports import (
+    BusConnected,
+    BusLost,
+    CallDone,
+    CallFailed,
+    CallFailure,
+    JobQueued,
+    JobRemoved,
+    UnitChanged,
+)
 from spark_modeld.systemd.manager import Manager
 from spark_modeld.systemd.translate import unit_facts
 
@@ -149,6 +161,36 @@ async def test_facts(bus: Bus, manager: Manager, seen: Recorder) -> None:
     with pytest.raises(SparkError) as refusal:
         await manager.facts(UNIT)
     assert refusal.value.problem.code is Code.BUS_LOST
+
+
+async def test_facts_are_asked_again_when_a_file_changed_or_all_are_read_anew(
+    bus: Bus, manager: Manager, seen: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / UNIT
+    file.write_text("[Service]\n")
+    written_ns = time.time_ns()
+    monkeypatch.setattr(time, "time_ns", lambda: written_ns + 5_000_000_000)
+    await bus.do("folders", paths=[str(tmp_path)])
+    await bus.unit(UNIT, Names=[UNIT], FragmentPath=str(file), DropInPaths=[], NeedDaemonReload=False, Restart="no")
+    await connected(manager, seen, UNIT)
+
+    async def asked() -> bool:
+        await bus.do("calls")
+        await manager.facts(UNIT)
+        return "LoadUnit" in {call[0] for call in await bus.do("calls")}
+
+    assert await asked()
+    assert not await asked()
+    await bus.do("reloading", active=False)
+    assert await asked()
+    assert not await asked()
+    (tmp_path / f"{UNIT}.d").mkdir()
+    await bus.unit(UNIT, Restart="always")
+    assert (await manager.facts(UNIT)).restart == "always"
+    await bus.do("release")
+    await seen.until(BusLost)
+    with pytest.raises(SparkError):
+        await manager.facts(UNIT)
 
 
 def test_the_command_of_a_unit_is_its_only_one() -> None:

@@ -39,7 +39,7 @@ XML = f"""<node>
 </interface>
 </node>"""
 MANAGER_XML, PROPERTIES_XML = Gio.DBusNodeInfo.new_for_xml(XML).interfaces
-TYPES = {"MainPID": "u", "ExecMainStatus": "i", "NeedDaemonReload": "b"}
+TYPES = {"MainPID": "u", "ExecMainStatus": "i", "NeedDaemonReload": "b", "Names": "as", "DropInPaths": "as"}
 UNIT = {"LoadState": "loaded", "ActiveState": "inactive", "SubState": "dead", "Result": "success", "MainPID": 0}
 
 
@@ -52,6 +52,7 @@ class Fake:
         self.calls: list[list[Any]] = []
         self.hanging: list[Any] = []
         self.state = "running"
+        self.folders: list[str] = []
         self.job = 0
         self.open()
 
@@ -144,7 +145,8 @@ class Fake:
 
     def on_GetAll(self, path: str, _interface: str) -> Any:
         if path == ROOT:
-            return GLib.Variant("(a{sv})", ({"SystemState": GLib.Variant("s", self.state)},))
+            values = {"SystemState": GLib.Variant("s", self.state), "UnitPath": GLib.Variant("as", self.folders)}
+            return GLib.Variant("(a{sv})", (values,))
         name = next(n for n in self.units if self.path(n) == path)
         return GLib.Variant("(a{sv})", (self.variants(name, self.units[name]),))
 
@@ -179,6 +181,9 @@ class Fake:
 
     def do_state(self, value: str) -> None:
         self.state = value
+
+    def do_folders(self, paths: list[str]) -> None:
+        self.folders = paths
 
     def do_job_new(self, unit: str) -> None:
         self.emit_manager("JobNew", "(uos)", 7, f"{ROOT}/job/7", unit)

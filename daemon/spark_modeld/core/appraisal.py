@@ -125,8 +125,6 @@ def _unit(model: Model, seen: Inspection) -> Iterator[Finding]:
         yield error("unit-broken", f"systemd cannot load {unit} ({facts.load})", f"See `systemctl status {unit}`")
         return
     if model.tenant:
-        return  # its server may be up whenever it likes: what counts is what it holds
-    if model.tenant:
         return  # a server without a model holds next to nothing, and may run whenever it likes
     if facts.restart not in {"", "no"}:
         yield warning(

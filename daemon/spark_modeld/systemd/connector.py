@@ -57,6 +57,12 @@ class Connector:
         """The session, once it has told its BusConnected."""
         return self._session if self._session is not None and self._session.connected else None
 
+    @property
+    def era(self) -> object:
+        """Changes with the session, and whenever systemd reads all unit files anew; None without a session."""
+        session = self.session
+        return None if session is None else (session, session.reloads)
+
     def begin(self, units: frozenset[str]) -> None:
         """Starts connecting."""
         self._units = units

@@ -8,14 +8,16 @@ the answer that names the job.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 
 from spark_modeld.core.appraisal import UnitFacts
 from spark_modeld.core.errors import Code, refuse
 from spark_modeld.ports import BusConnected, BusLost, BusReport, BusSink, CallFailed, CallFailure
 from spark_modeld.systemd.connector import Connector
+from spark_modeld.systemd.fact_book import FILE_PROPERTIES, FactBook, Question
 from spark_modeld.systemd.glib_thread import BusError, Done, GLibThread, Reply
-from spark_modeld.systemd.session import Session
+from spark_modeld.systemd.session import MANAGER_PATH, Session
 from spark_modeld.systemd.translate import FACT_PROPERTIES, NO_SUCH_UNIT, call_failure, unit_facts
 
 _NOT_CONNECTED = BusError(None, "not connected to systemd")
@@ -43,6 +45,8 @@ class Manager:
         )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._sink: BusSink | None = None
+        self._book = FactBook()
+        self._folders: tuple[object, tuple[str, ...]] = (None, ())
         self._concluded: asyncio.Future[None] | None = None
 
     async def connect(self, sink: BusSink, units: frozenset[str]) -> None:
@@ -117,16 +121,29 @@ class Manager:
 
     async def facts(self, unit: str) -> UnitFacts:
         """What systemd says of a unit whether it runs or not. SparkError ``bus-lost`` when it cannot be asked."""
+        era, asked_ns = self._connector.era, time.time_ns()
+        if era is not None and (known := self._book.find(unit, era)) is not None:
+            return known
+        question = Question(unit, era, await self._unit_folders(era), asked_ns)
         reply = await self._ask(lambda session, done: session.ask("LoadUnit", "(s)", (unit,), done))
         if not isinstance(reply, BusError):
-            path = str(reply[0])
-            reply = await self._ask(lambda session, done: session.ask_properties(path, FACT_PROPERTIES, done))
+            path, names = str(reply[0]), (*FACT_PROPERTIES, *FILE_PROPERTIES)
+            reply = await self._ask(lambda session, done: session.ask_properties(path, names, done))
         if not isinstance(reply, BusError):
-            return unit_facts(reply[0])
+            facts = unit_facts(reply[0])
+            self._book.keep(question, facts, reply[0])
+            return facts
         failure = call_failure(reply)
         if failure is CallFailure.UNCLEAR:
             raise refuse(Code.BUS_LOST, f"systemd did not say what it knows of {unit}: {reply.message}")
         return UnitFacts(load="not-found" if failure is CallFailure.NO_SUCH_UNIT else "error")
+
+    async def _unit_folders(self, era: object) -> tuple[str, ...]:
+        """Where systemd looks for units, asked once an era."""
+        if self._folders[0] != era:
+            reply = await self._ask(lambda session, done: session.ask_properties(MANAGER_PATH, ("UnitPath",), done))
+            self._folders = era, () if isinstance(reply, BusError) else tuple(reply[0].get("UnitPath", ()))
+        return self._folders[1]
 
     async def close(self) -> None:
         """Disconnects for good; no report comes after this call."""

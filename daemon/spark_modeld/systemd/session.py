@@ -58,6 +58,7 @@ class Session:
         self._ended = False
         self._stopping = False
         self.connected = False
+        self.reloads = 0
 
     def begin(self, units: frozenset[str]) -> None:
         """Subscribes, then reads ``units``; reports BusConnected when all of them are read."""
@@ -211,6 +212,7 @@ class Session:
                 self._tell(removed)
 
     def _reloading(self, active: bool) -> None:
+        self.reloads += 1
         if not active:
             self._subscribe()
             self._watch.reload()
