@@ -113,6 +113,13 @@ class SlotMachine(RuleBasedStateMachine):
         """Whether the driver says who holds what."""
         self.world.driver = seen
 
+    @rule(again=st.booleans())
+    def starve(self, again: bool) -> None:
+        """Somebody takes all memory, and it stays so until the guard acts; then perhaps once more."""
+        self.world.outsider = 120 * GIB
+        for seconds in (0.0, 31.0, *((31.0,) if again else ())):
+            self.world.look(seconds)
+
     @rule(seconds=st.sampled_from([0.0, 1.0, 31.0]))
     def look(self, seconds: float) -> None:
         self.world.look(seconds)
