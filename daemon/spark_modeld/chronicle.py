@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable
-from dataclasses import replace
 
 import structlog
 
-from spark_modeld import ports
-from spark_modeld.core.diagnosis import diagnose
-from spark_modeld.core.errors import Code
+from spark_modeld.core.errors import BLAMED_ON_THE_UNIT
 from spark_modeld.core.model import Switch
 from spark_modeld.core.record import HISTORY
 
 log = structlog.get_logger()
-
-_LOG_LINES = 20
-# Looked at for what went wrong: an engine's tracebacks after the line that tells are longer than what is shown.
-_READ_LINES = 300
-_LOG_SECONDS = 2.0
-_BLAMED_ON_THE_UNIT = frozenset({Code.MODEL_FAILED, Code.START_TIMEOUT})
 
 
 class Chronicle:
@@ -41,7 +31,7 @@ class Chronicle:
         """Keeps a switch that ended. True if its unit is to blame and its last words are worth waiting for."""
         self.history = (*self.history, switch)[-HISTORY:]
         self._untold.add(switch.id)
-        blamed = switch.error is not None and switch.error.code in _BLAMED_ON_THE_UNIT
+        blamed = switch.error is not None and switch.error.code in BLAMED_ON_THE_UNIT
         if not blamed:
             self._to_tell.append(switch)
         return blamed
@@ -79,25 +69,3 @@ class Chronicle:
             for waiter in self._waiters.pop(switch.id, []):
                 if not waiter.done():
                     waiter.set_result(switch)
-
-
-async def with_last_words(switch: Switch, journal: ports.Journal, rung: str | None) -> Switch:
-    """The switch, its error carrying the unit's last log lines and what they are read as.
-
-    The error of a start that took too long also says what was waited for.
-    """
-    error = switch.error
-    assert error is not None
-    unit = str(error.extra.get("unit", ""))
-    # A unit of somebody's own may run on through many switches, as a server of many models does.
-    since = None if unit.startswith("spark-model@") else switch.started_at.wall
-    lines: tuple[str, ...] = ()
-    with contextlib.suppress(TimeoutError):
-        lines = await asyncio.wait_for(journal.tail(unit, _READ_LINES, since=since), _LOG_SECONDS)
-    detail = error.detail
-    if error.code is Code.START_TIMEOUT and rung:
-        detail += f" Last it waited for: {rung}."
-    extra = {**error.extra, "log": list(lines[-_LOG_LINES:])}
-    if reading := diagnose(lines, result=str(error.extra.get("result", ""))):
-        extra["reading"] = reading.as_dict()
-    return replace(switch, error=replace(error, detail=detail, extra=extra))

@@ -16,7 +16,7 @@ import structlog
 
 from spark_modeld import ports
 from spark_modeld.appraisals import Appraisals
-from spark_modeld.chronicle import Chronicle, with_last_words
+from spark_modeld.chronicle import Chronicle
 from spark_modeld.core import effects as fx
 from spark_modeld.core import lifecycle as life_of
 from spark_modeld.core.errors import Code, Problem, SparkError, refuse
@@ -27,6 +27,7 @@ from spark_modeld.core.report import Report
 from spark_modeld.core.slot import Slot
 from spark_modeld.face import Event, Lease, Snapshot, Warning
 from spark_modeld.leases import Leases
+from spark_modeld.postmortem import Postmortem
 from spark_modeld.promises import Asks, Promises
 from spark_modeld.publish import Publisher, snapshot_of
 from spark_modeld.saver import Saver
@@ -69,6 +70,7 @@ class Engine:
             blind=self._say_blind,
             appraisals=self._appraisals,
         )
+        self._postmortem = Postmortem(outside.journal, slot=lambda: self._slot, post=self._post, spawn=self._spawn)
         self._timers: dict[str, Callable[[], None]] = {}
         self._wake: Callable[[], None] | None = None
         self._asks = Asks()
@@ -241,8 +243,9 @@ class Engine:
         self._publisher.publish(snapshot_of(self._slot, warnings=warnings, config_problem=self._config_problem))
 
     def _tidy(self) -> None:
-        """Ends what is over, and watches the units the catalog names now."""
+        """Ends what is over, reads the log of what fell, and watches the units the catalog names now."""
         self._watches.tidy()
+        self._postmortem.follow()
         self._units.follow()
 
     def _tell(self, before: Switch | None) -> None:
@@ -338,7 +341,7 @@ class Engine:
 
     async def _add_last_words(self, switch: Switch) -> None:
         rung = self._watches.rungs.get(switch.model or "")
-        told = await with_last_words(switch, self._out.journal, rung)
+        told = await self._postmortem.told(switch, rung)
 
         def amend() -> fx.Effects:
             self._chronicle.amend(told)

@@ -18,6 +18,7 @@ from spark_modeld.core.report import Report
 class ModelState:
     """One model as it is now. ``fits`` is None while there is no reading; ``fit_reason`` says why not.
 
+    ``error`` is why it is being stopped or is down, ``fell`` why it went down last, also while it is up again.
     ``findings`` are the warnings and errors of the last look at it.
     """
 
@@ -31,6 +32,7 @@ class ModelState:
     default: bool
     in_flight: int
     error: Problem | None
+    fell: Problem | None = None
     findings: tuple[Finding, ...] = ()
 
 

@@ -30,7 +30,7 @@ def snapshot_of(slot: Slot, *, warnings: tuple[Warning, ...], config_problem: Pr
         slot_phase=life.phase if life else None,
         slot_model=name if life else None,
         slot_since=life.since.wall if life else 0.0,
-        slot_reason=planner.reason.detail if planner.reason else None,
+        slot_reason=_in_words(planner.reason) if planner.reason else None,
         in_flight=house.leases.get(name, 0) if name else 0,
         desired=desired or None,
         switch=slot.switch,
@@ -44,6 +44,12 @@ def snapshot_of(slot: Slot, *, warnings: tuple[Warning, ...], config_problem: Pr
         catalog=house.catalog,
         config_problem=config_problem,
     )
+
+
+def _in_words(problem: Problem) -> str:
+    """The problem, and what its unit's log says of it."""
+    reading = problem.extra.get("reading")
+    return f"{problem.detail} {reading['message']}" if reading else problem.detail
 
 
 def _model_state(slot: Slot, model: str) -> ModelState:
@@ -61,6 +67,7 @@ def _model_state(slot: Slot, model: str) -> ModelState:
         default=house.catalog.settings.slot.default == model,
         in_flight=house.leases.get(model, 0),
         error=life.problem,
+        fell=house.fallen.get(model),
         findings=notable(house.findings(model)),
     )
 
@@ -230,7 +237,7 @@ class Publisher:
             emit("slot", _slot_data(snapshot))
         for name, state in snapshot.models.items():
             old = before.models.get(name)
-            if old is None or old.phase is not state.phase:
+            if old is None or (old.phase, old.fell) != (state.phase, state.fell):
                 emit("model", {"id": name, "state": str(state.phase)})
         if snapshot.reading and _worth_telling(before.reading, snapshot.reading):
             emit("memory", _memory_data(snapshot.reading))

@@ -16,7 +16,7 @@ import pytest
 
 from spark_modeld import __version__
 from spark_modeld.core.errors import Code, Problem
-from spark_modeld.core.model import Loaded, Outcome, SwitchPhase
+from spark_modeld.core.model import Loaded, Outcome, Phase, SwitchPhase
 from spark_modeld.face import Snapshot, Warning
 from support.command_line import Ctl, finished
 from support.control import Control, open_folder, running
@@ -307,11 +307,33 @@ async def test_cancel(control: Control, ctl: Ctl) -> None:
 
 
 async def test_start_and_stop(control: Control, ctl: Ctl) -> None:
-    assert (await ctl("start", "embed")).out == "embed starting\n"
+    assert (await ctl("start", "embed", "--no-wait")).out == "embed starting\n"
     assert (await ctl("stop", "embed", "--json")).json["state"] == "stopping"
     unknown = await ctl("start", "embd")
     assert unknown.code == 5
     assert "Did you mean embed?" in unknown.err
+
+
+async def test_start_waits_until_the_model_serves(control: Control, ctl: Ctl) -> None:
+    process = await ctl.start("start", "embed")
+    await control.face.started.get()
+    for phase in (Phase.WARMING, Phase.SERVING):
+        control.face.become("embed", phase)
+    done = await finished(process)
+    assert (done.code, done.out, done.err) == (0, "embed serving\n", "")
+
+
+async def test_a_start_that_fails_is_told_with_the_units_last_words(control: Control, ctl: Ctl) -> None:
+    process = await ctl.start("start", "embed")
+    await control.face.started.get()
+    fell = Problem(Code.MODEL_FAILED, "The unit exited (status 1) while warming.")
+    control.face.become("embed", Phase.FAILED, fell)
+    reading = {"code": "x", "message": "The GPU is full.", "hint": "Lower it.", "line": "CUDA out of memory"}
+    control.face.become("embed", Phase.FAILED, replace(fell, extra={"log": ["CUDA out of memory"], "reading": reading}))
+    done = await finished(process)
+    assert done.code == 1
+    for said in ("status 1", "The GPU is full.", "Lower it.", "| CUDA out of memory", "spark-modelctl logs embed"):
+        assert said in done.err
 
 
 async def test_history(control: Control, ctl: Ctl) -> None:

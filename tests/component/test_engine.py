@@ -6,11 +6,12 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import structlog
 
-from spark_modeld import chronicle, saver
+from spark_modeld import postmortem, saver
 from spark_modeld.core.errors import Code, Problem, SparkError
 from spark_modeld.core.model import ActiveState, Instant, Outcome, OwnUnit, Phase, Requester, Switch, SwitchPhase
 from spark_modeld.core.record import Record
@@ -27,7 +28,7 @@ NO_GAUGE = Problem(Code.INTERNAL, "The gauge cannot be read.")
 def short_deadlines(monkeypatch: pytest.MonkeyPatch) -> None:
     """For what hangs for good: the engine soon gives up waiting for it."""
     monkeypatch.setattr(saver, "SAVE_SECONDS", 0.02)
-    monkeypatch.setattr(chronicle, "_LOG_SECONDS", 0.02)
+    monkeypatch.setattr(postmortem, "LOG_SECONDS", 0.02)
 
 
 @pytest.fixture
@@ -73,6 +74,12 @@ async def end_of(face: Face, switch: Switch) -> Switch:
 
 def phase(outside: Outside, model: str) -> Phase:
     return outside.engine.snapshot.models[model].phase
+
+
+def fell(outside: Outside, model: str) -> dict[str, Any]:
+    """What is known of why this model went down last."""
+    problem = outside.engine.snapshot.models[model].fell
+    return dict(problem.extra) if problem else {}
 
 
 class Listener:
@@ -289,6 +296,49 @@ async def test_what_a_unit_that_runs_on_said_before_the_switch_is_not_read(outsi
     assert outside.journal.since is None
     ended = await switched(outside.engine, "beta")
     assert (outside.journal.asked[-1], outside.journal.since) == ("own.service", ended.started_at.wall)
+
+
+async def test_a_side_model_that_does_not_come_up_carries_its_units_last_lines(outside: Outside) -> None:
+    outside.systemd.will("start", unit("side"), "failed")
+    await outside.engine.start("side", actor=None)
+    await outside.until(lambda: "log" in fell(outside, "side"))
+    assert fell(outside, "side")["log"] == ["CUDA out of memory", "exiting"]
+    assert fell(outside, "side")["reading"]["code"] == "out-of-memory"
+    assert outside.engine.snapshot.models["side"].error == outside.engine.snapshot.models["side"].fell
+    await outside.engine.start("side", actor=None)
+    await outside.until(lambda: phase(outside, "side") is Phase.SERVING)
+    assert fell(outside, "side") != {}, "it is up again, and one can still see why it was not"
+    await outside.engine.stop("side", actor=None)
+    await outside.until(lambda: phase(outside, "side") is Phase.STOPPED)
+    assert fell(outside, "side") == {}, "it was stopped on request"
+
+
+async def test_a_crash_that_is_mended_is_explained_by_the_last_lines(outside: Outside) -> None:
+    await switched(outside.engine, "alpha")
+    outside.prober.hold("alpha")
+    outside.systemd.crash(unit("alpha"))
+    await outside.until(lambda: phase(outside, "alpha") is Phase.WARMING)
+    await outside.until(lambda: "log" in fell(outside, "alpha"))
+    reason = outside.engine.snapshot.slot_reason or ""
+    assert reason.startswith("alpha: The unit ")
+    assert reason.endswith(fell(outside, "alpha")["reading"]["message"])
+    outside.prober.held["alpha"].set()
+    await outside.until(lambda: phase(outside, "alpha") is Phase.SERVING)
+    assert fell(outside, "alpha")["log"] == ["CUDA out of memory", "exiting"]
+    assert outside.journal.asked == [unit("alpha")]
+    assert (await switched(outside.engine, "beta")).outcome is Outcome.READY
+    await outside.until(lambda: phase(outside, "alpha") is Phase.STOPPED)
+    assert fell(outside, "alpha") == {}
+
+
+async def test_the_same_crash_again_is_read_again(outside: Outside) -> None:
+    await switched(outside.engine, "alpha")
+    for lines in (("first",), ("second",)):
+        outside.journal.lines = lines
+        outside.systemd.crash(unit("alpha"))
+        await outside.until(lambda lines=lines: fell(outside, "alpha").get("log") == list(lines))
+        await outside.advance(5)
+        assert phase(outside, "alpha") is Phase.SERVING
 
 
 async def test_a_log_that_says_nothing_well_known_is_not_read(outside: Outside) -> None:

@@ -138,6 +138,7 @@ class FakeFace:
     def __init__(self) -> None:
         self.snapshot = make_snapshot()
         self.asked: list[Asked] = []
+        self.started: asyncio.Queue[str] = asyncio.Queue()
         self.requested: asyncio.Queue[Switch] = asyncio.Queue()
         self.refusal: Exception | None = None
         self.appraisal = Appraisal(inspection=Inspection(fingerprint="f"))
@@ -225,14 +226,20 @@ class FakeFace:
     async def start(self, name: str, *, actor: str | None) -> None:
         self._ask(Asked("start", name, actor))
         self._model(name, Phase.STARTING)
+        self.started.put_nowait(name)
 
     async def stop(self, name: str, *, actor: str | None) -> None:
         self._ask(Asked("stop", name, actor))
         self._model(name, Phase.STOPPING)
 
-    def _model(self, name: str, phase: Phase) -> None:
+    def become(self, name: str, phase: Phase, fell: Problem | None = None) -> None:
+        """The model is in this phase, and it is told."""
+        self._model(name, phase, fell)
+        self.publish("model", {"id": name, "state": str(phase)})
+
+    def _model(self, name: str, phase: Phase, fell: Problem | None = None) -> None:
         models = dict(self.snapshot.models)
-        models[name] = replace(models[name], phase=phase)
+        models[name] = replace(models[name], phase=phase, fell=fell)
         self.snapshot = replace(self.snapshot, models=models)
 
     async def gate(self, model_id: str) -> None:

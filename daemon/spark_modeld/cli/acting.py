@@ -15,6 +15,7 @@ from spark_modeld.cli.completion import complete_model
 from spark_modeld.cli.failures import FAILED, INTERRUPTED, TIMED_OUT, Failure, local, refused
 from spark_modeld.cli.options import Ctl, common, pass_ctl
 from spark_modeld.cli.progress import Lines, Live, Progress, Silent, follow
+from spark_modeld.cli.starting import until_it_serves
 from spark_modeld.cli.text import phase, span
 
 _UNITS = (
@@ -77,11 +78,29 @@ def cancel(ctl: Ctl, switch_id: str | None) -> None:
 
 @click.command()
 @click.argument("model", shell_complete=complete_model)
+@click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until it serves.")
 @common
 @pass_ctl
-def start(ctl: Ctl, model: str) -> None:
+def start(ctl: Ctl, model: str, wait: bool) -> None:
     """Start MODEL beside what runs, where memory admits it."""
-    shown = ctl.client.call("POST", f"/api/models/{quote(model, safe='')}/start")
+    client = ctl.client
+    stream = client.events() if wait else None
+    try:
+        shown = client.call("POST", f"/api/models/{quote(model, safe='')}/start")
+        if stream is not None:
+            shown = until_it_serves(client, stream, shown)
+    except KeyboardInterrupt:
+        click.echo(f"The start of {model} goes on. `spark-modelctl stop {model}` ends it.", err=True)
+        sys.exit(INTERRUPTED)
+    finally:
+        if stream is not None:
+            stream.close()
+    if wait and shown["state"] != "serving":
+        told = f"{shown['id']} did not come up: it is {shown['state']}."
+        raise refused(
+            {"model": shown["id"], "unit": shown["unit"]}
+            | (shown["error"] or local("model-failed", told, told, FAILED).problem)
+        )
     ctl.say(shown, f"{shown['id']} {phase(shown['state'])}")
 
 

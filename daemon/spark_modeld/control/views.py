@@ -92,7 +92,7 @@ def model(state: ModelState) -> wire.Model:
         large=state.large,
         fits=state.fits,
         fit_reason=state.fit_reason,
-        error=_problem(state.error),
+        error=_problem(state.error or state.fell),
         path=entry.path,
         findings=_findings(state.findings),
     )
@@ -192,7 +192,7 @@ def _side(state: ModelState) -> wire.SideModel:
         url=state.model.url,
         since=_time_or_none(state.since),
         in_flight=state.in_flight,
-        error=_problem(state.error),
+        error=_problem(state.error or state.fell),
     )
 
 

@@ -179,7 +179,12 @@ class Model(Struct, kw_only=True):
     large: bool
     fits: bool | None
     fit_reason: str | None
-    error: ProblemJson | None
+    error: Annotated[
+        ProblemJson | None,
+        Meta(
+            description="why it is down; of one that fell also while it is up again, until somebody stops or wants it"
+        ),
+    ]
     path: str | None = None
     findings: Annotated[
         list[Finding], Meta(description="warnings and errors of the last look at it; memory left aside")

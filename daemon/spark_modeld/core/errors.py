@@ -34,6 +34,10 @@ class Code(StrEnum):
     INTERNAL = "internal"
 
 
+BLAMED_ON_THE_UNIT = frozenset({Code.MODEL_FAILED, Code.START_TIMEOUT})
+"""What the unit's own log may explain."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Meaning:
     title: str

@@ -29,7 +29,7 @@ from spark_modeld.core.model import (
     SwitchPhase,
     UnitStatus,
 )
-from spark_modeld.core.planner import OPERATORS, Planner
+from spark_modeld.core.planner import OPERATORS, Planner, named
 from spark_modeld.core.record import Record
 from spark_modeld.core.report import Report
 from spark_modeld.core.transaction import Stage, Transaction
@@ -226,6 +226,12 @@ class Slot:
         """The same problem, of which more is known now."""
         if self.planner.reason is not None and self.planner.reason == before:
             self.planner.reason = after
+
+    def explained(self, model: str, before: Problem, after: Problem) -> None:
+        """Why a model fell, of which more is known now: its unit's last words."""
+        self.house.explain(model, before, after)
+        if (spec := self.house.models.get(model)) is not None:
+            self.reworded(named(before, model, spec.unit), named(after, model, spec.unit))
 
     def report(self, model: str, seen: Inspection, reading: Reading | None) -> Report:
         """All that a check says of this model now; what was seen of it counts from now on. SparkError if it is gone."""

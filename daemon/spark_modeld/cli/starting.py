@@ -1,0 +1,46 @@
+"""Follows a model that was started beside the slot until it serves, or is down again with its unit's last words."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+from urllib.parse import quote
+
+from spark_modeld.cli.client import Client, Stream, StreamEnded
+
+_DOWN = frozenset({"stopped", "failed", "stuck"})
+_ENDED = _DOWN | {"serving"}
+_WORDS_SECONDS = 3.0
+"""How long a model that is down is waited for to be told with its unit's last words: they come a little later."""
+
+
+def until_it_serves(client: Client, stream: Stream, shown: dict[str, Any]) -> dict[str, Any]:
+    """The model when it serves, or is down again. The stream was subscribed before the start was asked for."""
+    path = f"/api/models/{quote(shown['id'], safe='')}"
+    down_since: float | None = None
+    try:
+        while not _is_told(shown):
+            if shown["state"] in _DOWN:
+                down_since = down_since or time.monotonic()
+            left = None if down_since is None else down_since + _WORDS_SECONDS - time.monotonic()
+            if left is not None and left <= 0:
+                return shown
+            try:
+                event = stream.next(left)
+            except StreamEnded:
+                stream.close()
+                stream = client.events_again(stream.last_id)
+                event = None
+            # A heartbeat is a good moment to make sure that nothing was missed.
+            if event is None or not event.kind or (event.kind == "model" and event.data.get("id") == shown["id"]):
+                shown = client.call("GET", path)
+        return shown
+    finally:
+        stream.close()
+
+
+def _is_told(shown: dict[str, Any]) -> bool:
+    """Whether nothing more is to come."""
+    error = shown["error"] or {}
+    explained = "log" in error or error.get("code") not in {"model-failed", "start-timeout"}
+    return shown["state"] in _ENDED and (shown["state"] == "serving" or explained)
