@@ -442,6 +442,33 @@ async def test_a_start_that_systemd_never_answers_ends_at_its_deadline(outside: 
     assert (ended.outcome, ended.error.code) == (Outcome.FAILED, Code.START_TIMEOUT)
 
 
+async def test_a_stop_without_a_polkit_rule_says_what_is_missing_and_is_asked_for_again(outside: Outside) -> None:
+    await switched(outside.engine, "alpha")
+    outside.systemd.will("stop", unit("alpha"), CallFailure.ACCESS_DENIED, CallFailure.ACCESS_DENIED)
+    for _ in range(2):
+        denied = await switched(outside.engine, "beta")
+        assert denied.error is not None
+        assert (denied.outcome, denied.error.code) == (Outcome.FAILED, Code.STUCK)
+        assert "/etc/polkit-1/rules.d" in denied.error.detail
+        assert phase(outside, "alpha") is Phase.STUCK
+    assert "stuck" in outside.warnings()
+    assert outside.calls("start", "kill") == [f"start {unit('alpha')}"], "nothing else is started, nothing killed"
+    allowed = await switched(outside.engine, "beta")
+    assert allowed.outcome is Outcome.READY
+    assert (phase(outside, "alpha"), phase(outside, "beta")) == (Phase.STOPPED, Phase.SERVING)
+    assert "stuck" not in outside.warnings()
+
+
+async def test_a_side_models_denied_stop_is_asked_for_again(outside: Outside) -> None:
+    await outside.engine.start("side", actor=None)
+    await outside.until(lambda: phase(outside, "side") is Phase.SERVING)
+    outside.systemd.will("stop", unit("side"), CallFailure.ACCESS_DENIED)
+    await outside.engine.stop("side", actor=None)
+    await outside.until(lambda: phase(outside, "side") is Phase.STUCK)
+    await outside.engine.stop("side", actor=None)
+    await outside.until(lambda: phase(outside, "side") is Phase.STOPPED)
+
+
 async def test_a_stop_that_is_ignored_is_followed_by_a_kill(outside: Outside) -> None:
     await switched(outside.engine, "alpha")
     outside.systemd.will("stop", unit("alpha"), Hang.JOB)

@@ -19,6 +19,7 @@ from support.docker import (
     docker_entry,
     llama_command,
     run_detached,
+    run_words,
     start_docker,
     why_not,
 )
@@ -363,6 +364,44 @@ def test_an_absent_image_is_named_and_the_old_model_is_back(boxes: Boxes) -> Non
     assert (status, problem["code"]) == (502, "model-failed")
     assert any("docker pull nobody/has:this" in line for line in problem["log"]), problem
     boxes.await_slot("plain", "serving")
+
+
+def checked(boxes: Boxes, model: str, *, exit_status: int) -> dict[str, str]:
+    """The levels of what `spark-modelctl check` finds about docker; docker itself was asked."""
+    found = json.loads(boxes.ctl("check", model, "--json", exit_status=exit_status))["findings"]
+    assert "docker-not-asked" not in {finding["code"] for finding in found}
+    about = ("image-absent", "container-absent", "restart-policy")
+    return {finding["code"]: finding["level"] for finding in found if finding["code"] in about}
+
+
+def test_check_asks_docker_for_the_image(boxes: Boxes) -> None:
+    boxes.host.model("unpulled", docker_entry("llama-server", 30020, ["x"], image="nobody/has:this"))
+    boxes.reload()
+    assert checked(boxes, "unpulled", exit_status=1) == {"image-absent": "error"}
+    assert "docker pull nobody/has:this" in boxes.ctl("check", "unpulled", exit_status=1)
+    assert checked(boxes, "image-a", exit_status=0) == {}
+
+
+def test_check_asks_docker_for_the_container(boxes: Boxes) -> None:
+    boxes.host.model("uncreated", container_entry("llama-server", 30021, "sglang-uncreated"))
+    boxes.reload()
+    assert checked(boxes, "uncreated", exit_status=1) == {"container-absent": "error"}
+    assert "docker has no container sglang-uncreated" in boxes.ctl("check", "uncreated", exit_status=1)
+    assert checked(boxes, "named", exit_status=0) == {}
+
+
+def test_check_warns_of_a_container_that_docker_starts_again(boxes: Boxes) -> None:
+    create = ["create", "--restart", "always"]
+    boxes.docker(*run_words("sglang-undead", llama_command("undead", 30022), *create))
+    boxes.host.model("undead", container_entry("llama-server", 30022, "sglang-undead"))
+    boxes.reload()
+    try:
+        assert checked(boxes, "undead", exit_status=0) == {"restart-policy": "warning"}
+        assert "`docker update --restart=no sglang-undead`" in boxes.ctl("check", "undead").replace("\n", " ")
+        boxes.docker("update", "--restart=no", "sglang-undead")
+        assert checked(boxes, "undead", exit_status=0) == {}
+    finally:
+        boxes.docker("rm", "sglang-undead")
 
 
 @pytest.mark.parametrize(("mode", "reason"), [(0o777, "writable by everybody"), (0o755, "there is no container")])

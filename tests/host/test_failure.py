@@ -112,6 +112,18 @@ def test_the_command_tells_the_unit_and_its_last_words(serving: Serving) -> None
     assert "alpha was started again" in said
 
 
+def test_a_side_model_that_does_not_come_up_is_told_with_its_last_words(serving: Serving) -> None:
+    switches = ("--503-while-loading", "--die-after-seconds=0.3", "--exit-code=3")
+    serving.host.model("frail", bad_model("frail", 8030, *switches, memory="1GiB", extra='role = "side"'))
+    serving.reload()
+    said = serving.ctl("start", "frail", exit_status=1)
+    assert "out of luck while loading" in said
+    assert f"last lines of {unit('frail')}" in said
+    error = serving.host.api("GET", "/api/models/frail")[1]["error"]
+    assert (error["code"], error["exit_status"]) == ("model-failed", 3)
+    assert any("out of luck while loading" in line for line in error["log"])
+
+
 def test_when_the_way_back_fails_too_the_default_comes(serving: Serving) -> None:
     host = serving.host
     configured(serving, SETTINGS.replace("[slot]", '[slot]\ndefault = "beta"'))
@@ -183,6 +195,9 @@ def test_a_crash_of_the_serving_model_is_seen_at_once_and_mended(serving: Servin
     assert serving.pid("alpha") not in (0, before)
     assert host.ask(GOOD["alpha"]) == sentence_of("alpha")
     assert serving.status()["desired"] == "alpha"
+    error = host.api("GET", "/api/models/alpha")[1]["error"]
+    assert (error["code"], error["result"]) == ("model-failed", "signal")
+    assert error["log"]
 
 
 def death_told(serving: Serving, name: str) -> float:

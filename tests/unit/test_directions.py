@@ -50,7 +50,8 @@ MAY_IMPORT = {
     "leftovers": {"core", "ports"},
     "strays": {"core", "ports", "leftovers"},
     "watches": {"core", "ports", "health", "appraisals", "leftovers"},
-    "chronicle": {"core", "ports"},
+    "chronicle": {"core"},
+    "postmortem": {"core", "ports"},
     "leases": {"core", "face", "promises"},
     "engine": {
         "core",
@@ -63,6 +64,7 @@ MAY_IMPORT = {
         "publish",
         "watches",
         "chronicle",
+        "postmortem",
         "tenancy",
         "appraisals",
         "strays",

@@ -259,6 +259,7 @@ def _table() -> Mapping[tuple[Phase, Trigger], frozenset[Phase]]:
         (_P.STOPPING, _T.CALL_FAILED): frozenset({_P.STUCK}),
         (_P.STOPPING, _T.EXPIRED): frozenset({_P.STUCK}),
         (_P.STUCK, _T.GONE): frozenset({_P.FAILED}),
+        (_P.STUCK, _T.STOP_WANTED): frozenset({_P.STOPPING}),
     }
     for phase in (_P.STOPPED, _P.FAILED, _P.RECLAIMING):
         rows[phase, _T.SHOWN] = frozenset({_P.STARTING, _P.WARMING, _P.STOPPING})
@@ -406,6 +407,8 @@ def _plain(life: Life, trigger: Trigger, now: Instant, limits: Limits) -> tuple[
             return _enter(life, _P.STOPPED, now), ()
         case Trigger.STOP_WANTED, (_P.STARTING | _P.WARMING):
             return _stop(life, now, limits)
+        case Trigger.STOP_WANTED, _P.STUCK if not life.killed and not life.down:
+            return _stop(replace(life, problem=None), now, limits)  # it was denied: a rule may be there by now
         case Trigger.STOP_WANTED, _P.SERVING:
             return _enter(life, _P.DRAINING, now, seconds=limits.drain), ()
         case Trigger.CUT_WANTED, (_P.STARTING | _P.WARMING | _P.SERVING | _P.DRAINING):
@@ -417,6 +420,11 @@ def _plain(life: Life, trigger: Trigger, now: Instant, limits: Limits) -> tuple[
         case _:
             return life, ()
 
+
+_NO_RULE = (
+    ": a unit of your own needs a polkit rule for the daemon, in /etc/polkit-1/rules.d. "
+    "/usr/share/doc/spark-modeld/README.md has it under Configure; with the rule in place, ask again. systemd said:"
+)
 
 _NOT_YET = frozenset({"auto-restart", "start-pre"})
 """Substates of ``activating`` in which nothing of the model runs: `start-pre` is its gate, which asks first."""
@@ -528,7 +536,10 @@ def _job_ended(life: Life, event: JobEnded, now: Instant, limits: Limits) -> tup
 
 def _call_failed(life: Life, event: CallFailed, now: Instant, limits: Limits) -> tuple[Life, Acts]:
     if life.phase is _P.STARTING and not life.foreign:
-        problem = Problem(Code.MODEL_FAILED, f"systemd did not take the start: {event.message}")
+        detail = (
+            f"systemd did not let us start the unit{_NO_RULE}" if event.denied else "systemd did not take the start:"
+        )
+        problem = Problem(Code.MODEL_FAILED, f"{detail} {event.message}")
         if event.gone or event.denied:
             return _enter(life, _P.FAILED, now, problem=problem), ()
         return _stop(replace(life, problem=problem), now, limits)
@@ -536,7 +547,7 @@ def _call_failed(life: Life, event: CallFailed, now: Instant, limits: Limits) ->
         if event.gone:
             return replace(life, down=True, job=None), (Act.WATCH_GONE,)
         if event.denied:
-            problem = Problem(Code.STUCK, f"systemd did not let us stop the unit: {event.message}")
+            problem = Problem(Code.STUCK, f"systemd did not let us stop the unit{_NO_RULE} {event.message}")
             return replace(life, phase=_P.STUCK, since=now, deadline=None, job=None, problem=problem), (Act.LOOK,)
         return replace(life, job=ASKED), (Act.LOOK, Act.STOP)
     if life.phase is _P.STUCK:

@@ -253,6 +253,7 @@ class Slot:
         """A switch to the model with this name, None to empty the slot. SparkError when it is refused at once."""
         self._check_may_change()
         model = None if name is None else self._slot_model(name)
+        self._stop_again(now)
         self._check_not_stuck()
         plan, tx = self.planner, self.planner.tx
         if tx and tx.switch.model == model and tx.ending is None:
@@ -450,6 +451,12 @@ class Slot:
             raise refuse(Code.SHUTTING_DOWN, _BACK_SOON, retry_after=1)
         if not self.connected:
             raise refuse(Code.BUS_LOST, "The system bus is lost; nothing is started or stopped until it is back.")
+
+    def _stop_again(self, now: Instant) -> None:
+        """A stop that systemd denied may be allowed by now: whoever asks for a switch asks for it again."""
+        stuck = self.house.stuck()
+        if stuck is not None:
+            self.house.step(stuck, life_of.STOP_WANTED, now)
 
     def _check_not_stuck(self) -> None:
         stuck = self.house.stuck()
