@@ -44,9 +44,9 @@ def line(message: str, fields: Mapping[str, str]) -> None:
     if not _Quick.wanted:
         return
     if _Quick.journal is not None:
-        said = {"MESSAGE": message, "PRIORITY": "6"} | {key.upper(): value for key, value in fields.items()}
-        text = "".join(f"{key}={value}\n" for key, value in said.items()) + "SYSLOG_IDENTIFIER=spark-modeld\n"
-        if text.count("\n") == len(said) + 1:
+        said = "\n".join([f"{key.upper()}={value}" for key, value in fields.items()])
+        text = f"MESSAGE={message}\nPRIORITY=6\nSYSLOG_IDENTIFIER=spark-modeld\n{said}\n"
+        if text.count("\n") == len(fields) + 3:
             _Quick.journal.info(text.encode(errors="replace"))
             return
     structlog.get_logger().info(message, **fields)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from http import HTTPStatus
 from typing import Protocol
 
-from spark_modeld.gateway.heads import Fields, listed
+from spark_modeld.gateway.heads import Fields, Response
 from spark_modeld.gateway.refusals import Refusal
 
 HOP_BY_HOP = frozenset(
@@ -129,7 +129,7 @@ class Answer:
         self.whole(refusal.status, refusal.body, *fields)
 
 
-def relayed(fields: Fields) -> Fields:
+def relayed(response: Response) -> Fields:
     """What of an engine's head is meant for the client."""
-    nominated = listed(fields, b"connection")
-    return [field for field in fields if field[0] not in _OURS and field[0] not in nominated]
+    nominated = response.options
+    return [field for field in response.fields if field[0] not in _OURS and field[0] not in nominated]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from spark_modeld.gateway.answer import HOP_BY_HOP
-from spark_modeld.gateway.heads import Request, listed
+from spark_modeld.gateway.heads import Request
 from spark_modeld.gateway.naming import Piece
 
 # Credentials are the gateway's; where a client sits is its own business; what is encoded could not be read here.
@@ -28,7 +28,7 @@ _NOT_FOR_ENGINES_EITHER = (b"x-forwarded-", b"tailscale-", b"cf-")
 
 def head(request: Request, target: str, authority: bytes, key: str | None, pieces: Sequence[Piece]) -> bytes:
     """The head to be sent, for ``target``; ``key`` is the bearer that the engine itself wants."""
-    nominated = listed(request.fields, b"connection")
+    nominated = request.options
     lines = [f"{request.method} {target} HTTP/1.1\r\nhost: ".encode("ascii"), authority, b"\r\n"]
     for name, value in request.fields:
         if name in _NOT_FOR_ENGINES or name in nominated or name.startswith(_NOT_FOR_ENGINES_EITHER):

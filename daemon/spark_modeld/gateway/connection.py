@@ -230,6 +230,8 @@ class Connection(asyncio.Protocol):
         try:
             exchange.admit()
             if self._intake is not None:
+                if not self._buffer:
+                    self.deadline = self._loop.time() + BODY_SECONDS
                 self._expect(request, self._intake)
         except WrongToken as error:
             self._answer_later(error)
@@ -239,7 +241,6 @@ class Connection(asyncio.Protocol):
 
     def _expect(self, request: Request, intake: Intake) -> None:
         intake.check()
-        self.deadline = self._loop.time() + BODY_SECONDS
         expected = request.get(b"expect")
         if expected is None or request.http10:
             return
@@ -254,11 +255,12 @@ class Connection(asyncio.Protocol):
         assert exchange is not None
         self._buffer, data = b"", self._buffer
         self._buffer = intake.feed(data)
-        self.deadline = self._loop.time() + BODY_SECONDS
-        if intake.done:
-            self._intake = None
-            self.deadline = math.inf
-            exchange.run(intake)
+        if not intake.done:
+            self.deadline = self._loop.time() + BODY_SECONDS
+            return
+        self._intake = None
+        self.deadline = math.inf
+        exchange.run(intake)
 
     # Ending.
 

@@ -6,8 +6,10 @@ the engine says then, and whatever goes wrong, has to become events.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from enum import Enum, auto
+from typing import Protocol
 
 from spark_modeld.gateway.answer import Answer, relayed
 from spark_modeld.gateway.heads import Response
@@ -34,50 +36,45 @@ class _Mode(Enum):
     COLLECT = auto()
 
 
-class Delivery:
-    """Implements ``relay.Owner``.
+class Owner(Protocol):
+    """Whose answer it is."""
 
-    ``begun`` is called when the engine answers, ``flows`` now and then while a good answer comes, ``ended`` once, with
-    how it ended; ``abort`` breaks the connection.
-    ``first`` is when the engine's answer began, by ``clock``.
-    """
+    def begun(self) -> None:
+        """The engine answers."""
+
+    def flows(self) -> None:
+        """A good answer is coming; said now and then."""
+
+    def ended(self, outcome: Outcome) -> None:
+        """Said once."""
+
+    def abort(self) -> None:
+        """Breaks the client's connection."""
+
+
+class Delivery:
+    """Implements ``relay.Owner``. ``first`` is when the engine's answer began, by ``clock``."""
 
     __slots__ = (
-        "_abort",
         "_answer",
-        "_begun",
         "_clock",
         "_collected",
-        "_ended",
         "_events",
-        "_flows",
         "_last",
         "_mode",
+        "_owner",
         "_path",
         "_tell_at",
         "first",
         "usage",
     )
 
-    def __init__(
-        self,
-        answer: Answer,
-        path: str,
-        *,
-        clock: Callable[[], float],
-        begun: Callable[[], None],
-        flows: Callable[[], None],
-        ended: Callable[[Outcome], None],
-        abort: Callable[[], None],
-    ) -> None:
+    def __init__(self, owner: Owner, answer: Answer, path: str, *, clock: Callable[[], float]) -> None:
+        self._owner = owner
         self._clock = clock
-        self._begun = begun
-        self._flows = flows
-        self._tell_at = float("inf")
+        self._tell_at = math.inf
         self._answer = answer
         self._path = path
-        self._ended = ended
-        self._abort = abort
         self._mode = _Mode.PASS
         self._events = False
         self._last = b""
@@ -97,20 +94,20 @@ class Delivery:
         """An error of ours, in whatever shape is still possible."""
         if not self._answer.started:
             self._answer.refuse(refusal)
-            self._ended(Outcome.REFUSED)
+            self._owner.ended(Outcome.REFUSED)
         elif self._events:
             # What the engine had begun to say must not run into it.
             gap = b"" if self._last in {b"", b"\n\n"} else b"\n\n"
             self._answer.data([gap, refusal.event(self._path)])
             self._answer.end()
             self._answer.flush()
-            self._ended(Outcome.BROKEN)
+            self._owner.ended(Outcome.BROKEN)
         else:
             # There is no way to say it; a connection that breaks is at least not taken for the end.
             self._answer.keep = False
             self._answer.flush()
-            self._abort()
-            self._ended(Outcome.BROKEN)
+            self._owner.abort()
+            self._owner.ended(Outcome.BROKEN)
 
     # What the relay tells.
 
@@ -119,20 +116,20 @@ class Delivery:
         self.first = self._clock()
         if response.status < 400:
             self._tell_at = self.first
-        self._begun()
-        fields = dict(response.fields)
-        events = response.status == 200 and fields.get(b"content-type", b"").lower().startswith(_EVENTS)
+        self._owner.begun()
+        single = response.single
+        events = response.status == 200 and (single.get(b"content-type") or b"").lower().startswith(_EVENTS)
         if self._answer.started:
             self._mode = _Mode.PASS if events else _Mode.COLLECT
             return
-        self._events = events and b"content-encoding" not in fields
-        self._answer.begin(response.status, relayed(response.fields), response.length, response.reason)
+        self._events = events and b"content-encoding" not in single
+        self._answer.begin(response.status, relayed(response), response.length, response.reason)
 
     def body(self, parts: Sequence[bytes]) -> None:
         """See ``relay.Owner``."""
         if (now := self._clock()) >= self._tell_at:
             self._tell_at = now + _TELL_SECONDS
-            self._flows()
+            self._owner.flows()
         self.usage.see(parts)
         if self._mode is _Mode.COLLECT:
             if sum(map(len, self._collected)) < _COLLECT_LIMIT:
@@ -153,7 +150,7 @@ class Delivery:
             self._answer.data([_as_event(b"".join(self._collected))])
         self._answer.end()
         self._answer.flush()
-        self._ended(Outcome.COMPLETE)
+        self._owner.ended(Outcome.COMPLETE)
 
     def failed(self, why: str) -> None:
         """See ``relay.Owner``."""

@@ -71,15 +71,7 @@ class Exchange:
         self.record = Record(method=request.method, path=path[:256])
         self.over = False
         self._since = self._loop.time()
-        self._delivery = Delivery(
-            self.answer,
-            path,
-            clock=self._loop.time,
-            begun=self._let_go_of_body,
-            flows=self._flows,
-            ended=self._ended,
-            abort=wire.abort,
-        )
+        self._delivery = Delivery(self, self.answer, path, clock=self._loop.time)
         self._intake: Intake | None = None
         self._body: Body | None = None
         self._scan: JsonSpans | None = None
@@ -144,7 +136,7 @@ class Exchange:
                     raise unknown(self.route.name)
                 status, body = 200, msgspec.json.encode(entry(model, snapshot))
         self.answer.whole(status, body)
-        self._ended(Outcome.COMPLETE)
+        self.ended(Outcome.COMPLETE)
 
     def _own_model(self) -> Model | None:
         """The model that everything at this place is for."""
@@ -270,7 +262,7 @@ class Exchange:
         self.record.outcome = "client gone"
         if self._demand is not None:
             self._demand.cancel()
-        self._ended(Outcome.GONE)
+        self.ended(Outcome.GONE)
 
     def may_relay(self, relaying: bool) -> None:
         """The client takes more, or no more for now."""
@@ -298,14 +290,14 @@ class Exchange:
 
     # The end.
 
-    def _let_go_of_body(self) -> None:
+    def begun(self) -> None:
         """Nobody needs it again, and a stream may be long."""
         self._body = None
         if self._intake is not None:
             self._intake.close()
             self._intake = None
 
-    def _flows(self) -> None:
+    def flows(self) -> None:
         """The model generates, as everybody can see."""
         if self._lease is not None:
             self._house.leases.flows(self._lease)
@@ -315,12 +307,17 @@ class Exchange:
             self._timer.cancel()
             self._timer = None
 
-    def _ended(self, outcome: Outcome) -> None:
+    def abort(self) -> None:
+        """See ``delivery.Owner``."""
+        self._wire.abort()
+
+    def ended(self, outcome: Outcome) -> None:
+        """See ``delivery.Owner``. Also where nothing was delivered."""
         assert not self.over
         self.over = True
         self._stop_timer()
         self._scan = None
-        self._let_go_of_body()
+        self.begun()
         if self._relay is not None:
             self._relay.cancel()
         if self._lease is not None:

@@ -7,6 +7,7 @@ LF, no NUL, no space before a colon, no folded lines. Field names come out in lo
 from __future__ import annotations
 
 import re
+from collections.abc import Set
 from dataclasses import dataclass
 
 HEAD_LIMIT = 64 * 1024
@@ -24,6 +25,17 @@ FIELD_LINE = re.compile(_TOKEN + rb":" + _VALUE)
 _HOPELESS = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)|\x00")
 _LENGTH = re.compile(rb"[0-9]{1,15}")
 _END = b"\r\n\r\n"
+_NONE: Set[bytes] = frozenset()
+# Fields whose values are few; what is not among them may be a secret, or another one each time.
+_KEPT = frozenset(
+    b"accept accept-encoding accept-language access-control-allow-origin cache-control connection content-type host "
+    b"keep-alive openai-organization origin server transfer-encoding user-agent x-stainless-arch x-stainless-async "
+    b"x-stainless-lang x-stainless-os x-stainless-package-version x-stainless-runtime x-stainless-runtime-version "
+    b"x-stainless-retry-count x-accel-buffering vary".split()
+)
+_KNOWN: dict[bytes, tuple[bytes, bytes]] = {}
+_KNOWN_LIMIT = 512
+_KNOWN_LINE = 128
 
 Fields = list[tuple[bytes, bytes]]
 Single = dict[bytes, bytes | None]
@@ -40,7 +52,10 @@ class Malformed(Exception):
 
 @dataclass(slots=True)
 class Request:
-    """A request's head. ``length`` is its body's length in bytes, None for a chunked one."""
+    """A request's head. ``length`` is its body's length in bytes, None for a chunked one.
+
+    ``options`` are the members of its Connection.
+    """
 
     method: str
     target: str
@@ -49,6 +64,7 @@ class Request:
     single: Single
     length: int | None
     close: bool
+    options: Set[bytes]
 
     def get(self, name: bytes) -> bytes | None:
         """The value of a field that may be there once. ``Malformed`` when it is there more often."""
@@ -57,14 +73,19 @@ class Request:
 
 @dataclass(slots=True)
 class Response:
-    """A response's head. ``length`` is None where chunks or the connection's end say how long its body is."""
+    """A response's head. ``length`` is None where chunks or the connection's end say how long its body is.
+
+    ``options`` are the members of its Connection.
+    """
 
     status: int
     reason: bytes
     fields: Fields
+    single: Single
     length: int | None
     chunked: bool
     keep: bool
+    options: Set[bytes]
 
     @property
     def bodiless(self) -> bool:
@@ -97,6 +118,7 @@ def parse_request(head: bytes) -> Request:
     if host is None and not http10:
         raise Malformed("The request has no Host.")
     length, chunked = _framing(single, http10=http10)
+    options = _options(fields, single)
     return Request(
         match[1].decode("ascii"),
         match[2].decode("ascii"),
@@ -104,7 +126,8 @@ def parse_request(head: bytes) -> Request:
         fields,
         single,
         None if chunked else length or 0,
-        http10 or (b"connection" in single and b"close" in listed(fields, b"connection")),
+        http10 or b"close" in options,
+        options,
     )
 
 
@@ -116,16 +139,16 @@ def parse_response(head: bytes) -> Response:
     http10 = match[1] == b"0"
     fields, single = _fields(match[4])
     length, chunked = _framing(single, http10=http10)
-    options = listed(fields, b"connection") if b"connection" in single else set[bytes]()
+    options = _options(fields, single)
     keep = b"close" not in options and (not http10 or b"keep-alive" in options)
-    return Response(int(match[2]), (match[3] or b"").rstrip(), fields, length, chunked, keep)
+    return Response(int(match[2]), (match[3] or b"").rstrip(), fields, single, length, chunked, keep, options)
 
 
-def listed(fields: Fields, name: bytes) -> set[bytes]:
-    """The members of a field that is a list, in lower case, however many lines it takes."""
-    values = [value for key, value in fields if key == name]
-    if not values:
-        return set()
+def _options(fields: Fields, single: Single) -> Set[bytes]:
+    """The members of Connection, in lower case, however many lines it takes."""
+    if b"connection" not in single:
+        return _NONE
+    values = [value for key, value in fields if key == b"connection"]
     return {member.strip(b" \t").lower() for value in values for member in value.split(b",")}
 
 
@@ -138,11 +161,22 @@ def _fields(block: bytes) -> tuple[Fields, Single]:
     if len(lines) > _FIELDS_LIMIT:
         raise Malformed(f"The head has more than {_FIELDS_LIMIT} fields.", 431)
     for line in lines:
-        name, _, value = line.partition(b":")
-        name, value = name.lower(), value.strip(b" \t")
-        fields.append((name, value))
-        single[name] = None if name in single else value
+        field = _KNOWN.get(line) or _field(line)
+        fields.append(field)
+        name = field[0]
+        single[name] = None if name in single else field[1]
     return fields, single
+
+
+def _field(line: bytes) -> tuple[bytes, bytes]:
+    """One field. Lines come again and again, from the same clients and engines; secrets are not kept."""
+    name, _, value = line.partition(b":")
+    field = name.lower(), value.strip(b" \t")
+    if len(line) <= _KNOWN_LINE and field[0] in _KEPT:
+        if len(_KNOWN) >= _KNOWN_LIMIT:
+            _KNOWN.clear()
+        _KNOWN[line] = field
+    return field
 
 
 def _once(single: Single, name: bytes) -> bytes | None:

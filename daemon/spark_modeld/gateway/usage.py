@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 _MARK = b'"usage"'
+_SHORT = len(_MARK) - 1
 _REACH = 1024
 _PROMPT = re.compile(rb'"(?:prompt_tokens|input_tokens)"\s*:\s*([0-9]{1,12})')
 _COMPLETION = re.compile(rb'"(?:completion_tokens|output_tokens)"\s*:\s*([0-9]{1,12})')
@@ -26,13 +27,11 @@ class Usage:
             if self._found and len(self._found) < _REACH:
                 self._found += part[: _REACH - len(self._found)]
             # The mark may lie across the border of two parts.
-            joint = self._tail + part[: len(_MARK)]
-            at = part.rfind(_MARK)
+            seen = self._tail + part
+            at = seen.rfind(_MARK)
             if at >= 0:
-                self._found = part[at : at + _REACH]
-            elif _MARK in joint:
-                self._found = part[:_REACH]
-            self._tail = part[-len(_MARK) :] if len(part) >= len(_MARK) else (self._tail + part)[-len(_MARK) :]
+                self._found = seen[at : at + _REACH]
+            self._tail = seen[-_SHORT:]
 
     @property
     def tokens(self) -> tuple[int | None, int | None]:
