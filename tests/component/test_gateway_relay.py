@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import re
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -248,7 +251,10 @@ async def test_a_client_that_hangs_up_ends_the_engines_work(it: Relaying) -> Non
     begun = asyncio.get_running_loop().time()
     await client.close()
     await it.engine.closed.wait()
-    assert asyncio.get_running_loop().time() - begun < 1
+    took = asyncio.get_running_loop().time() - begun
+    # Meant to be under 0.1 s; so much more for a machine with other work. `pytest -rP` shows the figure.
+    print(f"the engine saw it after {took * 1e3:.1f} ms")
+    assert took < 1
     assert it.leases.held == []
     assert it.records[0].outcome == "client gone"
 
@@ -378,6 +384,50 @@ async def test_an_engine_is_not_read_faster_than_the_client_reads(it: Relaying) 
     while piece := await client.chunk():
         received += len(piece)
     assert received == 64 << 20
+
+
+async def test_an_engine_that_reads_slowly_holds_up_its_own_request_only(it: Relaying) -> None:
+    """The body is held once, within the house's room; what the engine does not take yet is not copied for it."""
+    size = 50 << 20
+    hears, goes_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
+        length = int(re.search(r"content-length: (\d+)", head)[1])  # type: ignore[index]
+        hears.set()
+        await goes_on.wait()
+        taken = 0
+        while taken < length:
+            taken += len(await reader.read(1 << 20))
+        writer.write(plain(str(taken).encode()))
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(slow, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    it.leases.configure(
+        {**it.leases.catalog.models, "qwen": replace(it.leases.catalog.models["qwen"], url=f"http://127.0.0.1:{port}")}
+    )
+    body = b'{"messages":[{"content":"' + b"A" * size + b'"}],"model":"qwen"}'
+    client = await it.open()
+    before = resident_bytes()
+    sending = asyncio.create_task(client.send(request(body)))
+    await hears.wait()
+    await sending
+    # What does not fit the sockets' buffers stays where it is; nobody else waits for it.
+    assert (await it.get("/health")).status == 200
+    assert it.gateway.held_bytes == len(body)
+    assert resident_bytes() - before < len(body) + (32 << 20)
+    goes_on.set()
+    reply = await client.reply()
+    assert (reply.status, int(reply.body)) == (200, len(body) + len("served/"))
+    assert it.gateway.held_bytes == 0
+    server.close()
+    await server.wait_closed()
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.mark.parametrize("size", [100_000, 20 << 20])

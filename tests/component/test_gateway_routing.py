@@ -409,7 +409,7 @@ async def test_who_fails_at_once_is_told_by_the_status(it: Relaying) -> None:
     for stream in (True, False):
         reply = await it.post(body("gemma", stream=stream), extra=bearer("smd_still"))
         assert (reply.status, reply.headers["retry-after"]) == (503, "30")
-        assert error_of(reply)["message"] == "The model qwen holds the slot since 12:00:00."
+        assert error_of(reply)["message"] == "The model qwen holds the slot (qwen is there since 2001-09-09T01:46:40Z)."
 
 
 @pytest.mark.parametrize("stream", [True, False])

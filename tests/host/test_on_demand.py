@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator, Iterator
 from datetime import datetime
 from typing import Any
@@ -264,6 +265,7 @@ async def test_who_may_not_switch_is_told_who_holds_the_slot_and_since_when(scen
     reply = await ask(still, "beta")
     assert (reply.status, reply.json["error"]["code"]) == (503, "busy")
     assert reply.json["error"]["message"].startswith("alpha holds the slot, for ")
+    assert re.search(r"\(alpha is there since 2[0-9-]{9}T[0-9:]{8}Z\)\.$", reply.json["error"]["message"])
     assert int(reply.headers["retry-after"]) > 0
     assert (await ask(still, "alpha")).text == sentence_of("alpha")
     assert switches(scene) == before

@@ -220,8 +220,9 @@ class FakeLeases:
         if not may_switch:
             raise refuse(
                 Code.BUSY,
-                "The model qwen holds the slot since 12:00:00. Ask again later.",
+                "The model qwen holds the slot. Ask again later.",
                 holder=self.slot_model,
+                since=1e9,
                 retry_after=30,
             )
         future: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from spark_modeld.gateway import scan
+from spark_modeld.gateway import multipart, scan
 from spark_modeld.gateway.multipart import Multipart
 from spark_modeld.gateway.naming import Body, JsonFields
 from spark_modeld.gateway.refusals import Refused
@@ -162,26 +162,33 @@ def form(*parts: tuple[bytes, bytes]) -> bytearray:
     return bytearray(body + b"--XX--\r\n")
 
 
+def whole_form(raw: bytearray, content_type: bytes) -> Multipart:
+    read = Multipart(raw, content_type)
+    while not read.advance():
+        pass
+    return read
+
+
 FILE = (b'name="file"; filename="a.wav"\r\nContent-Type: audio/wav', bytes(range(256)))
 
 
 def test_a_forms_name_is_found_and_replaced() -> None:
-    read = Multipart(form(FILE, (b'name="model"', b"whisper"), (b'name="stream"', b"true")), TYPE)
+    read = whole_form(form(FILE, (b'name="model"', b"whisper"), (b'name="stream"', b"true")), TYPE)
     assert (read.model, read.stream) == ("whisper", True)
     assert named(read) == bytes(form(FILE, (b'name="model"', b"new"), (b'name="stream"', b"true")))
 
 
 @pytest.mark.parametrize("parts", [[FILE], [FILE, (b'name="model"', b"")]])
 def test_a_form_without_a_name_gets_one(parts: list[tuple[bytes, bytes]]) -> None:
-    read = Multipart(form(*parts), TYPE)
+    read = whole_form(form(*parts), TYPE)
     assert read.model is None
-    after = Multipart(bytearray(named(read)), TYPE)
+    after = whole_form(bytearray(named(read)), TYPE)
     assert after.model == "new"
     assert FILE[1] in named(read)
 
 
 def test_the_boundary_may_be_quoted() -> None:
-    assert Multipart(form((b'name="model"', b"a")), b'multipart/form-data; charset=utf-8; boundary="XX"').model == "a"
+    assert whole_form(form((b'name="model"', b"a")), b'multipart/form-data; charset=utf-8; boundary="XX"').model == "a"
 
 
 @pytest.mark.parametrize(
@@ -207,5 +214,24 @@ def test_the_boundary_may_be_quoted() -> None:
 )
 def test_a_form_that_could_be_read_in_two_ways_is_refused(body: bytearray, content_type: bytes) -> None:
     with pytest.raises(Refused) as caught:
-        Multipart(body, content_type)
+        whole_form(body, content_type)
     assert caught.value.refusal.status == 400
+
+
+@pytest.mark.parametrize("step", [7, 11, 64, 1 << 20])
+def test_a_form_is_read_alike_in_steps_of_any_size(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    monkeypatch.setattr(multipart, "STEP_BYTES", step)
+    almost = b"\r\n--X" * 40 + b"\r\n--Y"
+    raw = form((b'name="a"', almost), (b'name="model"', b"whisper"), *[(b'name="b"', almost)] * 70)
+    read = whole_form(raw, TYPE)
+    assert (read.model, named(read).count(b"new")) == ("whisper", 1)
+    with pytest.raises(Refused):
+        whole_form(raw[:-5], TYPE)
+
+
+def test_a_large_form_takes_more_than_one_step() -> None:
+    read = Multipart(form((b'name="file"', b"\r\n--X" * (1 << 20)), (b'name="model"', b"a")), TYPE)
+    steps = 1
+    while not read.advance():
+        steps += 1
+    assert (steps > 5, read.model) == (True, "a")

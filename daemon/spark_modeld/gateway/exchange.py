@@ -74,7 +74,7 @@ class Exchange:
         self._delivery = Delivery(self, self.answer, path, clock=self._loop.time)
         self._intake: Intake | None = None
         self._body: Body | None = None
-        self._scan: JsonSpans | None = None
+        self._scan: JsonSpans | Multipart | None = None
         self._lease: Lease | None = None
         self._demand: asyncio.Task[Lease] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -147,7 +147,8 @@ class Exchange:
         if not raw:
             self._named(Opaque(b""))
         elif content_type.lower().startswith(b"multipart/form-data"):
-            self._named(Multipart(raw, content_type))
+            self._scan = Multipart(raw, content_type)
+            self._go_on_scanning()
         elif len(raw) <= _SMALL:
             self._named(JsonFields(raw))
         else:

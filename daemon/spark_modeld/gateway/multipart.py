@@ -16,22 +16,55 @@ _ANOTHER_NAME = re.compile(rb";[ \t]*name\*?[ \t]*=", re.IGNORECASE)
 _PARTS_LIMIT = 1000
 _HEAD_LIMIT = 8 * 1024
 _NAME_LIMIT = 1024
+# One step: so much is looked through, and so many parts are read, before others have their turn.
+STEP_BYTES = 1 << 20
+_STEP_PARTS = 32
 
 
 class Multipart:
-    """A ``multipart/form-data`` body."""
+    """A ``multipart/form-data`` body. Call ``advance`` until it is true; only then is the rest of any use."""
 
-    __slots__ = ("_boundary", "_first", "_raw", "_span", "model", "stream")
+    __slots__ = (
+        "_at",
+        "_boundary",
+        "_delimiter",
+        "_first",
+        "_parts",
+        "_raw",
+        "_span",
+        "_start",
+        "model",
+        "stream",
+    )
 
     def __init__(self, raw: bytearray, content_type: bytes) -> None:
-        """``Refused`` for a form that two readers could understand in two ways."""
+        """``raw`` must not change any more. ``Refused`` for a form that two readers could take for two things."""
         self._raw = raw
         self._boundary = b"--" + _boundary_of(content_type)
         self._first = len(self._boundary) + 2
         self._span: tuple[int, int] | None = None
         self.model: str | None = None
         self.stream = False
-        self._read()
+        self._delimiter = b"\r\n" + self._boundary
+        self._start = self._at = self._first
+        self._parts = 0
+        if not raw.startswith(self._boundary + b"\r\n"):
+            raise _bad("it does not begin with its boundary")
+
+    def advance(self) -> bool:
+        """Goes on for ``STEP_BYTES`` or ``_STEP_PARTS``; true when the form is at its end. ``Refused``."""
+        limit = self._at + STEP_BYTES
+        for _ in range(_STEP_PARTS):
+            end = self._raw.find(self._delimiter, self._at, limit)
+            if end < 0:
+                if limit >= len(self._raw):
+                    raise _bad("its last boundary is missing")
+                # Half of a boundary may be there already.
+                self._at = max(self._at, limit - len(self._delimiter) + 1)
+                return False
+            if self._part_ends(end):
+                return True
+        return False
 
     def naming(self, name: str) -> Sequence[Piece]:
         """The form with this name; a part of its own where there is none."""
@@ -42,24 +75,20 @@ class Multipart:
         part = b'Content-Disposition: form-data; name="model"\r\n\r\n' + name.encode() + b"\r\n"
         return [view[: self._first], part, self._boundary, b"\r\n", view[self._first :]]
 
-    def _read(self) -> None:
-        if not self._raw.startswith(self._boundary + b"\r\n"):
-            raise _bad("it does not begin with its boundary")
-        delimiter = b"\r\n" + self._boundary
-        at = self._first
-        for _ in range(_PARTS_LIMIT):
-            end = self._raw.find(delimiter, at)
-            if end < 0:
-                raise _bad("its last boundary is missing")
-            self._part(at, end)
-            at = end + len(delimiter)
-            after = self._raw[at : at + 2]
-            if after == b"--":
-                return
-            if after != b"\r\n":
-                raise _bad("something follows a boundary")
-            at += 2
-        raise _bad(f"it has more than {_PARTS_LIMIT} parts")
+    def _part_ends(self, end: int) -> bool:
+        """A part from ``_start`` to ``end``; true if it was the last one."""
+        self._parts += 1
+        if self._parts > _PARTS_LIMIT:
+            raise _bad(f"it has more than {_PARTS_LIMIT} parts")
+        self._part(self._start, end)
+        at = end + len(self._delimiter)
+        after = self._raw[at : at + 2]
+        if after == b"--":
+            return True
+        if after != b"\r\n":
+            raise _bad("something follows a boundary")
+        self._start = self._at = at + 2
+        return False
 
     def _part(self, start: int, end: int) -> None:
         head_end = self._raw.find(b"\r\n\r\n", start, min(end, start + _HEAD_LIMIT))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import msgspec
 
@@ -64,13 +65,18 @@ def refused(
 
 
 def from_problem(problem: Problem) -> Refusal:
-    """The engine's problem as clients of the gateway see it: its first sentence."""
+    """A problem as clients of the gateway see it: its first sentence, and since when somebody has the slot."""
     retry_after = problem.extra.get("retry_after")
+    message = _SENTENCE_END.split(problem.detail.splitlines()[0] if problem.detail else problem.title, 1)[0]
+    holder, since = problem.extra.get("holder"), problem.extra.get("since")
+    if holder is not None and since is not None:
+        moment = datetime.fromtimestamp(float(since), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        message = f"{message.removesuffix('.')} ({holder} is there since {moment})."
     code = _CODES.get(problem.code, str(problem.code).replace("-", "_"))
     return Refusal(
         status=problem.status,
         code=code,
-        message=_SENTENCE_END.split(problem.detail.splitlines()[0] if problem.detail else problem.title, 1)[0],
+        message=message,
         param="model" if problem.code is Code.UNKNOWN_MODEL else None,
         retry_after=None if retry_after is None else max(1, round(float(retry_after))),
     )
