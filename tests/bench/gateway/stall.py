@@ -20,17 +20,29 @@ def probe(port: int, stop: threading.Event, worst: list[float]) -> None:
         worst.append(time.perf_counter() - begun)
 
 
-def send(port: int, token: str, model: str, kind: str, mib: int, rounds: int) -> None:
-    """In a process of its own: what makes the body must not hold up who looks."""
+def made(kind: str, model: str, size: int) -> tuple[bytes, str]:
+    """A body, and what it is. The form is full of what is almost its boundary."""
+    if kind == "form":
+        boundary = "-" * 24 + "0123456789abcdef"
+        part = f"--{boundary}\r\nContent-Disposition: form-data; name="
+        almost = f"\r\n--{boundary[:-1]}"
+        file = almost * (size // len(almost))
+        body = f'{part}"file"; filename="a"\r\n\r\n{file}\r\n{part}"model"\r\n\r\n{model}\r\n--{boundary}--\r\n'
+        return body.encode(), f"multipart/form-data; boundary={boundary}"
     value = {
         "nothing": "0",
-        "image": '"' + "A" * (mib << 20) + '"',
-        "numbers": "[" + ",".join(["12345"] * (mib << 20 >> 3)) + "]",
+        "image": '"' + "A" * size + '"',
+        "numbers": "[" + ",".join(["12345"] * (size >> 3)) + "]",
     }[kind]
-    body = f'{{"messages":[],"input":{value},"model":"{model}"}}'.encode()
+    return f'{{"messages":[],"input":{value},"model":"{model}"}}'.encode(), "application/json"
+
+
+def send(port: int, token: str, model: str, kind: str, mib: int, rounds: int) -> None:
+    """In a process of its own: what makes the body must not hold up who looks."""
+    body, content_type = made(kind, model, mib << 20)
     for _ in range(rounds):
         connection = http.client.HTTPConnection("127.0.0.1", port)
-        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": content_type}
         connection.request("POST", "/v1/chat/completions", body, headers)
         answer = connection.getresponse()
         assert answer.status == 200, answer.read()
@@ -40,7 +52,7 @@ def send(port: int, token: str, model: str, kind: str, mib: int, rounds: int) ->
 
 def main(arguments: list[str]) -> None:
     result = {}
-    for kind in ("nothing", "image", "numbers"):
+    for kind in ("nothing", "image", "numbers", "form"):
         stop, took = threading.Event(), list[float]()
         thread = threading.Thread(target=probe, args=(int(arguments[0]), stop, took))
         thread.start()

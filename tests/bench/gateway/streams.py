@@ -18,6 +18,7 @@ class Stream(asyncio.Protocol):
         self.request = request
         self.tokens = 0
         self.first: float | None = None
+        self.said = b""
         self.begun = asyncio.Event()
         self.done = asyncio.Event()
 
@@ -29,6 +30,11 @@ class Stream(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self.first is None:
             self.first = time.perf_counter() - self.sent
+            if not data.startswith(b"HTTP/1.1 200"):
+                # An error leaves the connection open: nothing else would come.
+                self.said = data
+                self.begun.set()
+                self.done.set()
         self.tokens += data.count(b"data: {")
         if self.tokens:
             self.begun.set()
@@ -38,6 +44,11 @@ class Stream(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.begun.set()
         self.done.set()
+
+
+def refused(protocols: list[Stream]) -> None:
+    if said := [protocol.said for protocol in protocols if protocol.said]:
+        raise SystemExit(f"{len(said)} of {len(protocols)} got no stream, the first: {said[0]!r}")
 
 
 async def main(port: int, token: str, model: str, streams: int, tokens: int, hold: bool) -> None:
@@ -50,10 +61,12 @@ async def main(port: int, token: str, model: str, streams: int, tokens: int, hol
     protocols = [protocol for _, protocol in await asyncio.gather(*made)]
     if hold:
         await asyncio.gather(*(protocol.begun.wait() for protocol in protocols))
+        refused(protocols)
         print("open", flush=True)
         await asyncio.to_thread(sys.stdin.read)
         return
     await asyncio.gather(*(protocol.done.wait() for protocol in protocols))
+    refused(protocols)
     total = sum(protocol.tokens for protocol in protocols)
     seconds = time.perf_counter() - begun
     print(json.dumps({"tokens": total, "seconds": seconds, "first": [protocol.first for protocol in protocols]}))
