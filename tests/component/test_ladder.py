@@ -218,6 +218,7 @@ async def test_the_key_from_the_file_is_used_and_never_told() -> None:
         assert await climb(model, told, read_key=lambda path: {"/keys/bad": "sesame\n"}[path]) == LadderPassed()
         problem = await refused(model, read_key=lambda path: "opensesame")
     assert "does not accept the API key in /keys/bad" in problem.detail
+    assert problem.detail.endswith("the one given with --api-key.")
     assert "sesame" not in problem.detail + " ".join(told.words)
 
 

@@ -167,7 +167,8 @@ class Climb:
         elif self._key_trouble:
             detail = f"The engine at {self._model.url} wants an API key, and {file} is of no use: {self._key_trouble}."
         else:
-            detail = f"The engine at {self._model.url} does not accept the API key in {file}."
+            said = f": it has to be the one given with {self._engine.key_set_by}" if self._engine.key_set_by else ""
+            detail = f"The engine at {self._model.url} does not accept the API key in {file}{said}."
         raise self._refusal(detail, "key-refused")
 
     def _wrong_name(self, found: frozenset[str]) -> SparkError:

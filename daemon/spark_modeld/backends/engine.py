@@ -37,7 +37,6 @@ class Engine:
     """
 
     kind: EngineKind
-    default_port: int
     health_path: str = "/health"
     health_optional: bool = False
     loading: frozenset[int] = frozenset({503})

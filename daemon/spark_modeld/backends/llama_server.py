@@ -10,7 +10,6 @@ from spark_modeld.core.model import EngineKind
 
 ENGINE = Engine(
     kind=EngineKind.LLAMA_SERVER,
-    default_port=8080,
     names=openai_names,
     generations=OPENAI_GENERATIONS,
     name_set_by="--alias",

@@ -6,7 +6,6 @@ from spark_modeld.core.model import EngineKind
 
 ENGINE = Engine(
     kind=EngineKind.NIM,
-    default_port=8000,
     health_path="/v1/health/ready",
     names=openai_names,
     generations=OPENAI_GENERATIONS,

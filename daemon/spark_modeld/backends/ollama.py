@@ -24,7 +24,6 @@ def _done(document: object) -> bool:
 
 ENGINE = Engine(
     kind=EngineKind.OLLAMA,
-    default_port=11434,
     health_path="/api/version",
     names_path="/api/ps",
     alive_path="/api/ps",

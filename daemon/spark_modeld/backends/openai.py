@@ -9,7 +9,6 @@ from spark_modeld.core.model import EngineKind
 
 ENGINE = Engine(
     kind=EngineKind.OPENAI,
-    default_port=8000,
     health_optional=True,
     names=openai_names,
     names_optional=True,

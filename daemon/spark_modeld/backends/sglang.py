@@ -11,7 +11,6 @@ from spark_modeld.core.model import EngineKind
 
 ENGINE = Engine(
     kind=EngineKind.SGLANG,
-    default_port=30000,
     names=openai_names,
     generations=OPENAI_GENERATIONS,
     name_set_by="--served-model-name",

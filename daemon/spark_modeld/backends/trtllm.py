@@ -6,4 +6,4 @@ It serves a model under the name of its folder, or as it was given on the comman
 from spark_modeld.backends.engine import OPENAI_GENERATIONS, Engine, openai_names
 from spark_modeld.core.model import EngineKind
 
-ENGINE = Engine(kind=EngineKind.TRTLLM, default_port=8355, names=openai_names, generations=OPENAI_GENERATIONS)
+ENGINE = Engine(kind=EngineKind.TRTLLM, names=openai_names, generations=OPENAI_GENERATIONS)

@@ -9,7 +9,6 @@ from spark_modeld.core.model import EngineKind
 
 ENGINE = Engine(
     kind=EngineKind.VLLM,
-    default_port=8000,
     names=openai_names,
     generations=OPENAI_GENERATIONS,
     name_set_by="--served-model-name",
