@@ -37,7 +37,8 @@ class Clients:
         self._slot = slot
         self.waiting.clear()
         self.held.clear()
-        self._failures.clear()
+        # Failures may be on record, when they were is not: each model is tried once more.
+        self._failures = {m: slot.house.tries(m).failures for m in slot.house.models}
         self._failed_at.clear()
         self._lost.clear()
         self._switch, self._alone_since = recorded.id if recorded else None, None
