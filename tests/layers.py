@@ -18,6 +18,9 @@ ROOT = Path(__file__).resolve().parents[1]
 REPORTS = ROOT / "build" / "reports"
 LAYERS = ("unit", "property", "component", "dbus", "host")
 NO_TESTS = 5
+CORES = os.cpu_count() or 1
+HOSTS = min(6, CORES + 1)
+"""How many throwaway hosts at a time: they wait more than they work."""
 
 
 @dataclass
@@ -55,6 +58,13 @@ def counts_of(report: Path) -> dict[str, int]:
     return {"passed": total - skipped - failed - broken, "failed": failed + broken, "skipped": skipped}
 
 
+def side_by_side(layer: str) -> tuple[str, ...]:
+    """How pytest spreads the layer: the host's by file, since a file shares a host; else whoever is free takes one."""
+    if layer == "host":
+        return ("-n", str(HOSTS), "--dist", "loadfile")
+    return ("-n", str(CORES), "--dist", "worksteal")
+
+
 def timed(layer: str, command: Sequence[str]) -> tuple[Result, int]:
     print(f"\n=== {layer}", flush=True)
     started = time.monotonic()
@@ -68,8 +78,8 @@ def run_layer(layer: str) -> Result:
         return Result(layer, hindrance=reason)
     report = REPORTS / f"{layer}.xml"
     report.unlink(missing_ok=True)
-    pytest = (sys.executable, "-m", "pytest", "-q", f"tests/{layer}", "-m", layer, f"--junitxml={report}")
-    result, status = timed(layer, pytest)
+    pytest = (sys.executable, "-m", "pytest", "-q", f"tests/{layer}", "-m", layer, *side_by_side(layer))
+    result, status = timed(layer, (*pytest, f"--junitxml={report}"))
     if status == NO_TESTS:
         result.note = "there are no tests"
     if report.exists():
