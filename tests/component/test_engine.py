@@ -13,7 +13,17 @@ import structlog
 
 from spark_modeld import postmortem, saver
 from spark_modeld.core.errors import Code, Problem, SparkError
-from spark_modeld.core.model import ActiveState, Instant, Outcome, OwnUnit, Phase, Requester, Switch, SwitchPhase
+from spark_modeld.core.model import (
+    ActiveState,
+    GpuProcess,
+    Instant,
+    Outcome,
+    OwnUnit,
+    Phase,
+    Requester,
+    Switch,
+    SwitchPhase,
+)
 from spark_modeld.core.record import Record
 from spark_modeld.face import Event, Face
 from spark_modeld.ports import CallFailure, HostStopping, JobQueued, JobRemoved, LadderRefused
@@ -167,6 +177,20 @@ async def test_both_fit_so_the_new_one_serves_before_the_old_one_is_stopped(outs
     await switched(outside.engine, "beta")
     await outside.until(lambda: outside.systemd.running() == {unit("beta")})
     assert outside.calls("start", "stop") == [f"start {unit('beta')}", f"stop {unit('small')}"]
+
+
+async def test_a_switch_back_to_a_model_that_still_stops_is_admitted_like_any_other(outside: Outside) -> None:
+    await switched(outside.engine, "small")
+    outside.systemd.will("stop", unit("small"), Hang.JOB)
+    await switched(outside.engine, "beta")
+    assert phase(outside, "small") is Phase.STOPPING
+    outside.gauge.available = 5 * GIB
+    outside.gauge.processes = tuple(GpuProcess(pid=n, bytes=GIB, model=m) for n, m in enumerate(("beta", "small")))
+    refused = await switched(outside.engine, "small")
+    assert refused.error is not None
+    assert (refused.outcome, refused.error.code) == (Outcome.FAILED, Code.MEMORY_REFUSED)
+    assert phase(outside, "beta") is Phase.SERVING
+    assert outside.calls("stop") == [f"stop {unit('small')}"]
 
 
 async def test_what_serves_already_is_no_switch(outside: Outside) -> None:

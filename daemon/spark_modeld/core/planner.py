@@ -76,7 +76,7 @@ class Planner:
         self.reason = None
         life = self.house.lives[tx.target] if tx.target is not None else None
         # Unknown: a model that has just come into the catalog, and that systemd has not shown yet.
-        if life is not None and (life.idle or life.phase is Phase.UNKNOWN):
+        if life is not None and (life.idle or life.phase in {Phase.UNKNOWN, Phase.STOPPING}):
             tx.stage = Stage.ADMIT
             tx.token = self.house.read(tx.target)
         else:
@@ -177,13 +177,19 @@ class Planner:
             return
         # Who has nothing to lose by it waits for memory that is still coming back.
         wait = not tx.foreign and not (others and self._kept(self.standing()))
-        refusal = self.house.admit(target, reading, staying=[*others, *sides], force=force, wait=wait and not others)
+        # While it still stops, it is to give back what it holds.
+        own = [target] if self.house.lives[target].phase is Phase.STOPPING else []
+        refusal = self.house.admit(
+            target, reading, leaving=own, staying=[*others, *sides], force=force, wait=wait and not others
+        )
         if others:
             tx.overlap = refusal is None and self._can_overlap(target, others)
             if tx.beside and not tx.overlap:
                 refusal = refusal or _slot_taken(target, others[0])
             elif not tx.overlap:
-                refusal = self.house.admit(target, reading, leaving=others, staying=sides, force=force, wait=wait)
+                refusal = self.house.admit(
+                    target, reading, leaving=[*own, *others], staying=sides, force=force, wait=wait
+                )
         self.answer(tx, refusal)
         if refusal is not None:
             self._refused(tx, refusal, now)
