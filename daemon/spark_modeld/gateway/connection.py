@@ -21,6 +21,8 @@ HEAD_SECONDS = 30.0
 BODY_SECONDS = 30.0
 IDLE_SECONDS = 75.0
 LINGER_SECONDS = 2.0
+# uvloop reads on from a socket as long as there is more, up to 8 MiB, before anybody else has a turn.
+_TURN_BYTES = 128 * 1024
 HEARING_SECONDS = 1.0
 
 
@@ -257,10 +259,17 @@ class Connection(asyncio.Protocol):
         self._buffer = intake.feed(data)
         if not intake.done:
             self.deadline = self._loop.time() + BODY_SECONDS
+            if len(data) >= _TURN_BYTES and self._transport is not None and not self._transport.is_closing():
+                self._transport.pause_reading()
+                self._loop.call_soon(self._read_on)
             return
         self._intake = None
         self.deadline = math.inf
         exchange.run(intake)
+
+    def _read_on(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
 
     # Ending.
 
