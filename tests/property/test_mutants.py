@@ -28,7 +28,7 @@ from spark_modeld.units import Units
 pytestmark = pytest.mark.property
 
 EFFORT = settings(
-    max_examples=1000,
+    max_examples=2500,
     stateful_step_count=50,
     deadline=None,
     database=None,
@@ -208,11 +208,13 @@ def nothing_is_wanted(world: World) -> None:
     go_on(world, lambda: world.slot.planner.tx is None and world.slot.planner.standing() is None)
 
 
-def a_model_of_the_users_loads(world: World) -> None:
-    nothing_is_wanted(world)
-    world.foreign_start("delta.service")
-    go_on(world, lambda: phase(world, "delta") in {Phase.STARTING, Phase.WARMING})
-    world.demand("delta")
+def what_serves_is_seen_anew(world: World) -> None:
+    world.request("beta")
+    go_on(world, lambda: phase(world, "beta") is Phase.SERVING and world.slot.planner.tx is None)
+    world.lose_bus()
+    world.regain_bus()
+    go_on(world, lambda: phase(world, "beta") is Phase.WARMING)
+    world.demand("beta")
 
 
 def a_demand_is_loaded_for(world: World) -> None:
@@ -240,7 +242,7 @@ def beta_has_failed_too_often(world: World) -> None:
 
 LEADS: dict[str, Callable[[World], None]] = {
     "desired_is_stopped_too": memory_is_short,
-    "a_loading_model_may_be_taken": a_model_of_the_users_loads,
+    "a_loading_model_may_be_taken": what_serves_is_seen_anew,
     "loading_models_are_promised_nothing": there_is_room_for_what_loads,
     "a_start_for_nobody_goes_on": a_demand_is_loaded_for,
     "failures_are_forgotten": beta_has_failed_too_often,
