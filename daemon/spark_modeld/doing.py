@@ -148,7 +148,8 @@ class Doing:
                 self._leases.granted(ask, model)
             case fx.Guarded(notice):
                 log.warning(f"memory: {notice.message}", alarm=str(notice.alarm), model=notice.model or "")
-                self._publisher.guarded(notice)
+                # Whoever hears of it finds the warning in the snapshot.
+                self._told_when_done.append(lambda: self._publisher.guarded(notice))
 
     def _do(self, model: str, act: Act, epoch: int) -> None:
         spec = self._slot.house.models[model]
