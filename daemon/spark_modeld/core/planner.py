@@ -324,7 +324,10 @@ class Planner:
         """The target did not come up: the way back, unless the old model never left."""
         assert tx.target is not None
         self.house.blame(tx.target, problem, now)
-        tx.error = tx.error or named(problem, tx.target, self.house.models[tx.target].unit)
+        told = named(problem, tx.target, self.house.models[tx.target].unit)
+        if tx.rolled:
+            self.house.lost.append((tx.target, told))
+        tx.error = tx.error or told
         standing = self.standing()
         if tx.overlap and standing and standing != tx.target and self.house.lives[standing].phase is Phase.SERVING:
             self.finish(tx, tx.ending or Outcome.FAILED, now)
