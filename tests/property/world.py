@@ -145,6 +145,7 @@ class World:
         self.wish: str | None = None
         self.overdue: str | None = None
         self.cut: set[str | None] = set()
+        self.calm = False
         self.clients = Clients()
         self._boot()
 
@@ -567,8 +568,8 @@ class World:
         self.pass_by()
 
     def pass_by(self) -> None:
-        """Somebody whose request is over as soon as it is made."""
-        for model in MODELS:
+        """Somebody whose request is over as soon as it is made. At the end of a story nobody comes any more."""
+        for model in () if self.calm else MODELS:
             if self.slot.lease(model):
                 self.clients.leased(model)
                 self.release(model)
@@ -589,6 +590,7 @@ class World:
 
     def calm_down(self) -> None:
         """No more adversity: everything under way may end, and every client gets what it came for, or the reason."""
+        self.calm = True
         self.clients.held.clear()
         self.regain_bus()
         self.outsider = 0
