@@ -99,9 +99,17 @@ class _Journal:
             _Journal._socket.setblocking(False)
 
     def _send(self, datagram: bytes) -> None:
-        assert _Journal._socket is not None
+        sock = _Journal._socket
+        assert sock is not None
         try:
-            _Journal._socket.sendto(datagram, _JOURNAL)
+            try:
+                sock.send(datagram)
+            except BlockingIOError:
+                raise
+            except OSError:
+                # Not connected yet, or to a journal that was replaced; each line's own look for it costs as much again.
+                sock.connect(_JOURNAL)
+                sock.send(datagram)
         except OSError:
             # The journal is gone or full: stderr is its stream socket, which it reads when it is back.
             with contextlib.suppress(OSError):

@@ -197,3 +197,17 @@ def test_on_a_terminal_a_person_can_read_it(
 def test_a_level_that_is_none_is_a_mistake() -> None:
     with pytest.raises(KeyError):
         logs.set_up("loud")
+
+
+def test_a_journal_that_is_replaced_gets_the_next_line(
+    journal: socket.socket, under_systemd: SetUp, tmp_path: Path
+) -> None:
+    under_systemd("info")
+    logs.line("one", {"status": "200"})
+    assert decode(journal.recv(65536))["MESSAGE"] == "one"
+    (tmp_path / "journal").unlink()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+        other.bind(str(tmp_path / "journal"))
+        journal.close()
+        logs.line("two", {"status": "200"})
+        assert decode(other.recv(65536))["MESSAGE"] == "two"
