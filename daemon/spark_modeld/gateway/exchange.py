@@ -333,5 +333,8 @@ class Exchange:
         record.prompt_tokens, record.completion_tokens = self._delivery.usage.tokens
         if outcome is Outcome.BROKEN:
             record.outcome = "broken"
+        # No circle is left for the garbage collector: what a request held is at hand, and warm, for the next one.
+        self._relay = None
+        del self._delivery
         self._house.record(record)
         self._wire.ended(self.answer.keep and outcome is not Outcome.GONE)
