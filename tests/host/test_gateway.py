@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 
 from support.scene import SETTINGS, Scene
-from support.spark import SOURCE, SparkHost
+from support.spark import SOURCE, TOOLS, SparkHost
 from support.tiny_models import sentence_of
 from support.witness import DAEMON, Guard, until
 
@@ -77,7 +76,7 @@ def said(answer: Any) -> str:
 
 
 def python(host: SparkHost, *arguments: str) -> list[str]:
-    return host.command(sys.executable, CLIENTS, *arguments)
+    return host.command("env", f"PYTHONPATH={TOOLS}", "/usr/bin/python3", CLIENTS, *arguments)
 
 
 def begin_stream(host: SparkHost, token: str) -> subprocess.Popen[str]:

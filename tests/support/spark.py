@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import sys
+import sysconfig
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 SOURCE = "/usr/src/spark-modeld"
 SOCKETS = ("spark-modeld.socket", "spark-modeld-http.socket", "spark-modeld-gateway.socket")
 CONTROL_SOCKET = "/run/spark-modeld/control.sock"
+TOOLS = "/opt/tools"
+"""The development environment's packages, as a host sees them, for its own /usr/bin/python3."""
 
 
 def package_folder(package: str) -> Path:
@@ -90,6 +93,7 @@ class SparkHost(host.Host):
             SOURCE: REPOSITORY,
             "/opt/llama": engine_folder(),
             "/srv/models": MODELS,
+            TOOLS: Path(sysconfig.get_path("purelib")),
         }
         super().__init__(binds={**standard, **(binds or {})}, share_net=share_net)
 
