@@ -15,9 +15,9 @@ BODY = b'{"model":"fixed","messages":[{"role":"user","content":"hello"}]}'
 
 
 def ask(sock: socket.socket, request: bytes) -> float:
-    """Seconds from the request's last byte to the answer's first."""
-    sock.sendall(request)
+    """Seconds from the request to the answer's first byte; sending may return only when the answer is there."""
     sent = time.perf_counter()
+    sock.sendall(request)
     data = sock.recv(65536)
     took = time.perf_counter() - sent
     assert data.startswith(b"HTTP/1.1 200"), data

@@ -10,6 +10,9 @@ import json
 import sys
 import time
 
+TOKEN = b"data: {"
+DONE = b"[DONE]"
+
 
 class Stream(asyncio.Protocol):
     """One request; counts events."""
@@ -19,6 +22,7 @@ class Stream(asyncio.Protocol):
         self.tokens = 0
         self.first: float | None = None
         self.said = b""
+        self.tail = b""
         self.begun = asyncio.Event()
         self.done = asyncio.Event()
 
@@ -35,10 +39,13 @@ class Stream(asyncio.Protocol):
                 self.said = data
                 self.begun.set()
                 self.done.set()
-        self.tokens += data.count(b"data: {")
+        # Either may lie across the border of two deliveries.
+        seen = self.tail + data
+        self.tail = seen[1 - len(TOKEN) :]
+        self.tokens += seen.count(TOKEN)
         if self.tokens:
             self.begun.set()
-        if b"[DONE]" in data:
+        if DONE in seen:
             self.done.set()
 
     def connection_lost(self, exc: Exception | None) -> None:
