@@ -165,9 +165,11 @@ class Watches:
 
     async def _floor(self, spec: Model, epoch: int) -> None:
         while True:
+            began = self._now().mono
             reading = await self._reading()
             self._post(_given(lambda r: self._slot().floor(spec.id, epoch, r, self._now()), reading))
-            await self._out.clock.sleep(_FLOOR_PERIOD)
+            # From start to start: a driver that answers slowly must not make the readings fewer.
+            await self._out.clock.sleep(max(0.0, began + _FLOOR_PERIOD - self._now().mono))
 
     async def _gone(self, spec: Model, epoch: int) -> None:
         """Nothing may be left of this unit, neither with systemd, nor the driver, nor on its port."""
