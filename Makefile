@@ -1,7 +1,7 @@
 # The scripts do the work; this is the list of them.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help build install test test-transformers test-clients soak demo up bench lint format lock clean
+.PHONY: help build install test test-transformers test-clients soak demo up bench man lint format lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -26,6 +26,9 @@ test-clients: build ## the gateway with litellm as its client; fetches some 200 
 soak: build ## the gateway with 200 clients for a minute, then with kills, reloads and restarts for five
 	@SOAK_CLIENTS=200 SOAK_SECONDS=60 .venv/bin/python3 -m pytest -q -s tests/host/test_gateway_soak.py -k alternate
 	@SOAK_CLIENTS=40 SOAK_SECONDS=300 .venv/bin/python3 -m pytest -q -s tests/host/test_gateway_soak.py -k kills
+
+man: build ## write the manual pages into build/man
+	@build/runtime/bin/python3 -I packaging/man/generate.py build/man && ls build/man/*
 
 demo: build ## show it at work on a throwaway systemd host, with real engines and tiny models
 	@.venv/bin/python3 tests/demo.py

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import gc
 import os
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import structlog
 
-from spark_modeld import __version__, checkpoint, logs, paths
+from spark_modeld import __version__, arguments, checkpoint, logs, paths
 from spark_modeld.backends.ladder import Ladder
 from spark_modeld.backends.model_server import OllamaServer
 from spark_modeld.backends.vitals import EngineVitals
@@ -58,13 +57,7 @@ DRAIN_SECONDS = 60.0
 
 def main(argv: list[str] | None = None) -> int:
     """``spark-modeld``: runs until SIGTERM. Exit status 0, or 1 with a line that says what is wrong."""
-    parser = argparse.ArgumentParser(
-        prog="spark-modeld", description="Owns the model-serving slot of this machine and switches models."
-    )
-    parser.add_argument("--user", action="store_true", help="serve the calling user's systemd instead of the system's")
-    parser.add_argument("--config", metavar="DIR", help="read the configuration there instead of /etc/spark-modeld")
-    parser.add_argument("--version", action="version", version=f"spark-modeld {__version__}")
-    options = parser.parse_args(argv)
+    options = arguments.parser().parse_args(argv)
     try:
         where = paths.find(user=options.user, config=options.config)
         logs.set_up("info")

@@ -35,7 +35,16 @@ def test_destdir_touches_nothing_else(installed_host: SparkHost) -> None:
     installed = installed_host.run("find", "/tmp/destination", "-type", "f").stdout.split()
     assert "/tmp/destination/usr/lib/systemd/system/spark-model@.service" in installed
     assert "/tmp/destination/etc/spark-modeld/spark-modeld.toml" in installed
+    assert "/tmp/destination/usr/share/man/man1/spark-modelctl.1.gz" in installed
     assert not [name for name in installed if "/tmp/destination/usr/lib/spark-modeld/" in name and "build/" in name]
+
+
+def test_the_manual_is_found(installed_host: SparkHost) -> None:
+    pages = {"1": "spark-modelctl", "5": "spark-model", "8": "spark-modeld"}
+    for section, page in pages.items():
+        where = installed_host.run("man", "--where", section, page).stdout.strip()
+        assert where == f"/usr/share/man/man{section}/{page}.{section}.gz"
+    assert "spark-modeld.toml.5.gz" in installed_host.run("man", "--where", "5", "spark-modeld.toml").stdout
 
 
 def test_users(installed_host: SparkHost) -> None:

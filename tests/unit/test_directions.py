@@ -105,6 +105,7 @@ MAY_IMPORT = {
     },
     "clock": {"core", "ports"},
     "logs": set(),
+    "arguments": set(),
     "paths": set(),
     "lean": set(),
     "durable": set(),
