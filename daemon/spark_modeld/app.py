@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import structlog
 
-from spark_modeld import __version__, arguments, checkpoint, logs, paths
+from spark_modeld import __version__, arguments, checkpoint, logs, paths, tailnet
 from spark_modeld.backends.ladder import Ladder
 from spark_modeld.backends.model_server import OllamaServer
 from spark_modeld.backends.vitals import EngineVitals
@@ -41,6 +41,7 @@ from spark_modeld.systemd import notify, sockets
 from spark_modeld.systemd.journal import Journalctl
 from spark_modeld.systemd.manager import Manager
 from spark_modeld.systemd.marks import Marks
+from spark_modeld.whereabouts import Whereabouts
 
 if TYPE_CHECKING:
     from spark_modeld.control.server import Kind, Runner
@@ -105,6 +106,7 @@ class Daemon:
         self._engine = Engine(outside, boot_id=_boot_id(), new_id=lambda: f"sw-{secrets.token_hex(5)}")
         self._metrics = Metrics()
         self._counting = Counting(self._metrics, lambda: self._engine.snapshot)
+        self._whereabouts = Whereabouts(tailnet.look)
         self._log_level = "info"
         self._stop = asyncio.Event()
         self._reloads: set[asyncio.Task[None]] = set()
@@ -127,6 +129,7 @@ class Daemon:
         self._engine.listen(self._follow_log_level)
         runner = await self._serve()
         gateway, doors = self._open_gateway()
+        self._whereabouts.gateway = doors.addresses
         self._engine.listen(_tell_status)
         notify.ready()
         _tell_status(self._engine.snapshot)
@@ -173,14 +176,17 @@ class Daemon:
     async def _serve(self) -> Runner:
         from spark_modeld.control.server import serve  # noqa: PLC0415 - imported by ``_import_aiohttp``
 
+        listeners = self._listeners()
+        self._whereabouts.serve_control(listeners)
         return await serve(
             self._engine,
-            self._listeners(),
+            listeners,
             tokens=TokenStore(self._where.tokens),
             version=__version__,
             # A user's own systemd runs the gates as that user.
             gate_uid=os.getuid() if self._user else 0,
             metrics=self._metrics,
+            whereabouts=self._whereabouts,
         )
 
     def _open_gateway(self) -> tuple[Gateway, Doors]:

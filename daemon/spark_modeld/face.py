@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Protocol
 
+from spark_modeld.core.endpoints import Places
 from spark_modeld.core.errors import Problem
 from spark_modeld.core.finding import Finding
 from spark_modeld.core.guard import GuardState
 from spark_modeld.core.model import Catalog, Footprint, LogLine, Model, Phase, Reading, Requester, Switch
 from spark_modeld.core.report import Report
+from spark_modeld.core.tailnet import Tailnet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,3 +191,10 @@ class Leases(Protocol):
 
     def release(self, lease: Lease) -> None:
         """Gives a lease back: the response is fully relayed, or its client is gone."""
+
+
+class Whereabouts(Protocol):
+    """Where the daemon is reached."""
+
+    async def find(self) -> tuple[Places, Tailnet | None]:
+        """Where it listens, and the tailnet where there is one. Bounded in time."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from spark_modeld.control.server import Runner, serve
+from spark_modeld.face import Whereabouts
 from support.fake_face import FakeFace
 
 
@@ -135,7 +136,7 @@ async def assert_no_tasks_but(before: set[asyncio.Task[Any]]) -> None:
 
 
 @contextlib.asynccontextmanager
-async def running(tmp_path: Path) -> AsyncIterator[Control]:
+async def running(tmp_path: Path, *, whereabouts: Whereabouts | None = None) -> AsyncIterator[Control]:
     """The API over a fake face, on a unix socket and a TCP port; nothing may be left over."""
     path = tmp_path / "control.sock"
     unix = socket.socket(socket.AF_UNIX)
@@ -148,7 +149,12 @@ async def running(tmp_path: Path) -> AsyncIterator[Control]:
     before = asyncio.all_tasks()
     face = FakeFace()
     runner = await serve(
-        face, [(unix, "unix"), (tcp, "tcp")], tokens=Tokens(), version="0.0.test", gate_uid=os.getuid()
+        face,
+        [(unix, "unix"), (tcp, "tcp")],
+        tokens=Tokens(),
+        version="0.0.test",
+        gate_uid=os.getuid(),
+        whereabouts=whereabouts,
     )
     try:
         yield Control(face, runner, path, port)

@@ -118,16 +118,18 @@ MAY_IMPORT = {
     "memory": {"core", "ports"},
     "remains": {"core", "ports"},
     "backends": {"core", "ports"},
+    "tailnet": {"core"},
+    "whereabouts": {"core"},
     "metrics": set(),
     "counting": {"core", "face", "metrics"},
     "control": {"core", "face", "metrics"},
     "gateway": {"core", "face", "metrics"},
-    "cli": {"core", "config", "checkpoint", "inspection", "memory", "remains"},
+    "cli": {"core", "config", "checkpoint", "inspection", "memory", "remains", "tailnet"},
 }
 """Beside itself, and what is in ``__init__``. ``app`` puts everything together."""
 
 PURE_PARTS = {"core", "ports", "face"}
-ONLY_LAZILY = {"cli": {"core", "config", "checkpoint", "inspection", "memory", "remains"}}
+ONLY_LAZILY = {"cli": {"core", "config", "checkpoint", "inspection", "memory", "remains", "tailnet"}}
 ONLY_GLIB = {"gi": {"systemd/glib_thread.py"}}
 
 

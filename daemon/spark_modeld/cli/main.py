@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from spark_modeld import __version__
-from spark_modeld.cli import acting, checking, log, reading
+from spark_modeld.cli import acting, checking, log, reaching, reading
 from spark_modeld.cli.completion import PROGRAM, VARIABLE, completion
 from spark_modeld.cli.failures import Failure
 from spark_modeld.cli.options import Ctl, common
@@ -53,6 +53,7 @@ for _command in (
     checking.check,
     reading.memory,
     reading.history,
+    reaching.endpoints,
     log.logs,
     reading.events,
     acting.reload,

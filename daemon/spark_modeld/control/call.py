@@ -11,7 +11,7 @@ from aiohttp import web
 
 from spark_modeld.control.access import Caller
 from spark_modeld.core.errors import Code, refuse
-from spark_modeld.face import Face
+from spark_modeld.face import Face, Whereabouts
 from spark_modeld.metrics import Metrics
 
 T = TypeVar("T")
@@ -22,6 +22,7 @@ class Context:
     """What every handler may use: ``spec`` is the OpenAPI document, ``closing`` is set when the server ends.
 
     ``gate_uid`` is who may ask the gate: root, or with a per-user systemd, which has no root, the user.
+    ``whereabouts`` is None where nobody can say at which addresses this is served.
     """
 
     face: Face
@@ -30,6 +31,7 @@ class Context:
     closing: asyncio.Event
     gate_uid: int = 0
     metrics: Metrics = field(default_factory=Metrics)
+    whereabouts: Whereabouts | None = None
 
 
 @dataclass(frozen=True, slots=True)

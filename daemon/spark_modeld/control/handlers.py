@@ -11,6 +11,8 @@ from spark_modeld.control import views, wire
 from spark_modeld.control.answers import HEADERS, answer, nothing
 from spark_modeld.control.call import Call, until
 from spark_modeld.control.names import by_id, unknown_model
+from spark_modeld.core.endpoints import Places
+from spark_modeld.core.endpoints import endpoints as all_endpoints
 from spark_modeld.core.errors import Code, SparkError, refuse
 from spark_modeld.core.model import MODEL_ID
 
@@ -72,6 +74,18 @@ async def memory(call: Call) -> web.StreamResponse:
     """A fresh reading."""
     reading = await until(call.face.measure(), call)
     return answer(views.memory(reading, call.face.snapshot))
+
+
+async def endpoints(call: Call) -> web.StreamResponse:
+    """Every address at which this daemon and its models are reached."""
+    catalog, name = call.face.snapshot.catalog, call.query.get("model")
+    model = catalog.find(name) if name is not None else None
+    if name is not None and model is None:
+        raise unknown_model(name, catalog)
+    whereabouts = call.context.whereabouts
+    places, tailnet = await until(whereabouts.find(), call) if whereabouts is not None else (Places(), None)
+    found = all_endpoints(catalog, places, tailnet, model)
+    return answer(views.endpoints(found, places, tailnet, call.face.snapshot))
 
 
 async def metrics(call: Call) -> web.StreamResponse:

@@ -19,7 +19,7 @@ from spark_modeld.control.openapi import document
 from spark_modeld.control.routes import Route, Router
 from spark_modeld.control.table import ROUTES
 from spark_modeld.core.errors import Code, Problem, SparkError, refuse
-from spark_modeld.face import Face
+from spark_modeld.face import Face, Whereabouts
 from spark_modeld.metrics import Metrics
 
 Kind = Literal["unix", "tcp"]
@@ -132,12 +132,14 @@ async def serve(
     version: str,
     gate_uid: int = 0,
     metrics: Metrics | None = None,
+    whereabouts: Whereabouts | None = None,
 ) -> Runner:
     """Serves the control API on bound sockets. The kind decides about trust: peers of ``unix``, tokens for ``tcp``.
 
     ``gate_uid`` is the user whose units ask the gate: root, but the user's own id under a per-user systemd.
     """
-    context = Context(face, version, document(ROUTES, version), asyncio.Event(), gate_uid, metrics or Metrics())
+    spec = document(ROUTES, version)
+    context = Context(face, version, spec, asyncio.Event(), gate_uid, metrics or Metrics(), whereabouts)
     access: dict[Kind, Access] = {"unix": PeerAccess(), "tcp": TokenAccess(tokens)}
     runner = Runner(context)
     for sock, kind in sockets:

@@ -169,6 +169,21 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         method="GET",
+        path="/api/endpoints",
+        handler=handlers.endpoints,
+        summary="Every base URL with its health URL and calls to try, those for clients first",
+        query=(
+            Query(
+                name="model",
+                description="only what leads to this model: an id, alias or served name",
+                schema={"type": "string", "minLength": 1, "maxLength": 128},
+            ),
+        ),
+        answers={200: Answer(description="the addresses", body=wire.Endpoints)},
+        problems=(Code.UNKNOWN_MODEL, Code.SHUTTING_DOWN),
+    ),
+    Route(
+        method="GET",
         path="/api/events",
         handler=stream.events,
         summary="Events as they happen: switch, slot, memory, model, config",

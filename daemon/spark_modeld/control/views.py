@@ -9,10 +9,12 @@ from typing import Any
 import msgspec
 
 from spark_modeld.control import wire
+from spark_modeld.core.endpoints import Endpoint, Places
 from spark_modeld.core.errors import Problem
 from spark_modeld.core.finding import Finding
 from spark_modeld.core.model import Catalog, Footprint, LogLine, Outcome, Phase, Reading, Role, Switch
 from spark_modeld.core.report import Report
+from spark_modeld.core.tailnet import Tailnet
 from spark_modeld.face import ModelState, Snapshot
 
 _AT_REST = frozenset({Phase.STOPPED, Phase.FAILED, Phase.UNKNOWN})
@@ -95,6 +97,28 @@ def model(state: ModelState) -> wire.Model:
         error=_problem(state.error or state.fell),
         path=entry.path,
         findings=_findings(state.findings),
+    )
+
+
+def endpoints(found: Iterable[Endpoint], places: Places, tailnet: Tailnet | None, snapshot: Snapshot) -> wire.Endpoints:
+    """Every address, each with the state of the model that it means."""
+    states = {model_id: state.phase for model_id, state in snapshot.models.items()}
+    return wire.Endpoints(
+        host=places.host,
+        tailscale=wire.Tailscale(name=tailnet.name, addresses=list(tailnet.addresses)) if tailnet else None,
+        endpoints=[
+            wire.Endpoint(
+                kind=each.kind,
+                url=each.url,
+                health=each.health,
+                reach=each.reach,
+                token=each.token,
+                model=each.model,
+                state=states.get(each.model) if each.model is not None else None,
+                examples=list(each.examples),
+            )
+            for each in found
+        ],
     )
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from spark_modeld.core.endpoints import EndpointKind, Reach
 from spark_modeld.core.finding import Level
 from spark_modeld.core.footprint import PartName
 from spark_modeld.core.model import (
@@ -331,6 +332,34 @@ class Reloaded(Struct, kw_only=True):
     """The configuration that is now in force."""
 
     models: list[str]
+
+
+class Endpoint(Struct, kw_only=True):
+    """One address that answers, with calls to try. Those of a gateway come with their ``/v1``."""
+
+    kind: EndpointKind
+    url: Annotated[str, Meta(description="the base URL for clients; unix: and a path for the control socket")]
+    health: Annotated[str, Meta(description="where it says that it is alive, without a token where it is ours")]
+    reach: Annotated[Reach, Meta(description="from where it can be reached")]
+    token: Annotated[str | None, Meta(description="the scope that a token needs; null where none is asked for")]
+    model: Annotated[str | None, Meta(description="the model it means; null for all of them")]
+    state: Annotated[Phase | None, Meta(description="of that model")]
+    examples: list[str]
+
+
+class Tailscale(Struct, kw_only=True):
+    """This machine in its tailnet."""
+
+    name: str
+    addresses: list[str]
+
+
+class Endpoints(Struct, kw_only=True):
+    """Every address at which the daemon and its models are reached, those for clients first."""
+
+    host: Annotated[str, Meta(description="this machine's name")]
+    tailscale: Annotated[Tailscale | None, Meta(description="null where `tailscale` does not answer or is not up")]
+    endpoints: list[Endpoint]
 
 
 class LogLine(Struct, kw_only=True):

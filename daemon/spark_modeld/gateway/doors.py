@@ -41,6 +41,8 @@ class Doors:
         self._bind = bind
         self._any_passed = bool(passed)
         self._taken = {_address(sock) for sock in passed} | {f"127.0.0.1:{port}" for port in ports}
+        self._passed = [(_address(sock), None) for sock in passed]
+        self._passed_ports = [(_address(sock), port) for port, socks in ports.items() for sock in socks]
         self._own: dict[tuple[str, int | None], socket.socket] = {}
         self._catalog: Catalog | None = None
         for sock in passed:
@@ -48,6 +50,10 @@ class Doors:
         for port, socks in ports.items():
             for sock in socks:
                 gateway.listen(sock, port=port)
+
+    def addresses(self) -> tuple[tuple[str, int | None], ...]:
+        """Where it listens now: each address, with the port of the one model that it means, or None."""
+        return (*self._passed, *self._passed_ports, *self._own)
 
     def follow(self, snapshot: Snapshot) -> None:
         """Binds what a new catalog names and nobody passed, and closes what it names no more.
