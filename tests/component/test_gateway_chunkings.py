@@ -16,6 +16,7 @@ from spark_modeld.gateway.connection import Connection
 from spark_modeld.gateway.house import House, Place
 from spark_modeld.gateway.record import Record
 from spark_modeld.gateway.server import Gateway
+from spark_modeld.gateway.turn import Turn
 from spark_modeld.gateway.upstream import Origin, Pool, Upstream
 from spark_modeld.metrics import Metrics
 from support.relaying import AUTH, FakeLeases, Tokens, chunk, model, request
@@ -61,8 +62,8 @@ class Wire:
 class Ready(Pool):
     """Every connection is there already; what is sent on it is seen by ``sent``."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, turn: Turn) -> None:
+        super().__init__(turn)
         self.made: list[tuple[Upstream, Wire]] = []
 
     def take(self, origin: Origin, now: float) -> Upstream | None:
@@ -123,18 +124,19 @@ FRAMINGS: dict[str, Callable[[list[bytes]], bytes]] = {
 @given(
     st.lists(st.tuples(BODY, st.sampled_from(sorted(FRAMINGS)), CUTS, st.booleans()), min_size=1, max_size=4),
     CUTS,
+    st.booleans(),
 )
 def test_what_comes_out_does_not_depend_on_the_cuts(
-    exchanges: list[tuple[list[bytes], str, list[int], bool]], cuts: list[int]
+    exchanges: list[tuple[list[bytes], str, list[int], bool]], cuts: list[int], ends_turns: bool
 ) -> None:
-    asyncio.run(relay(exchanges, cuts))
+    asyncio.run(relay(exchanges, cuts, ends_turns))
 
 
-async def relay(exchanges: list[tuple[list[bytes], str, list[int], bool]], cuts: list[int]) -> None:
+async def relay(exchanges: list[tuple[list[bytes], str, list[int], bool]], cuts: list[int], ends_turns: bool) -> None:
     leases = FakeLeases({"qwen": model("qwen", 1)})
     records: list[Record] = []
     house: House = Gateway(leases, Tokens(), Metrics(), recorder=records.append)._house
-    pool = house.pool = Ready()
+    pool = house.pool = Ready(house.turn)
     connection, client = Connection(house, Place(loopback=True), lambda _: None), Wire()
     connection.connection_made(cast(asyncio.Transport, client))
     sent = b""
@@ -147,6 +149,7 @@ async def relay(exchanges: list[tuple[list[bytes], str, list[int], bool]], cuts:
             sent += request(body)
     for piece in pieces(sent, cuts):
         connection.data_received(piece)
+    house.turn.end()
     for number, (parts, framing, answer_cuts, _) in enumerate(exchanges):
         assert len(pool.made) == 1, "one connection after the other's end"
         upstream, wire = pool.made[0]
@@ -156,6 +159,9 @@ async def relay(exchanges: list[tuple[list[bytes], str, list[int], bool]], cuts:
         wire.out.clear()
         for piece in pieces(FRAMINGS[framing](parts), answer_cuts):
             upstream.data_received(piece)
+            if ends_turns:
+                house.turn.end()
+        house.turn.end()
     answers = Answers(bytes(client.out))
     assert answers.bodies == [b"".join(parts) for parts, _, _, _ in exchanges]
     assert set(answers.statuses) == {200}

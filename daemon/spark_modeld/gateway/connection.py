@@ -23,6 +23,8 @@ IDLE_SECONDS = 75.0
 LINGER_SECONDS = 2.0
 # uvloop reads on from a socket as long as there is more, up to 8 MiB, before anybody else has a turn.
 _TURN_BYTES = 128 * 1024
+# What is written in one turn leaves together, up to this much: whoever does not keep up has to be noticed.
+_TOGETHER_BYTES = 64 * 1024
 HEARING_SECONDS = 1.0
 
 
@@ -39,6 +41,8 @@ class Connection(asyncio.Protocol):
         "_intake",
         "_lingering",
         "_loop",
+        "_out",
+        "_out_bytes",
         "_paused",
         "_place",
         "_quiet_since",
@@ -56,6 +60,8 @@ class Connection(asyncio.Protocol):
         self._buffer = b""
         self._exchange: Exchange | None = None
         self._intake: Intake | None = None
+        self._out: list[bytes] = []
+        self._out_bytes = 0
         self._advancing = False
         self._clogged = False
         self._lingering = False
@@ -89,6 +95,7 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """A client that closes its end is gone: nothing tells one that still listens from one that hung up."""
+        self._send()
         self._hung_up()
         return False
 
@@ -115,13 +122,18 @@ class Connection(asyncio.Protocol):
     # What the exchange asks for.
 
     def write(self, data: bytes) -> None:
-        """See ``Wire``."""
-        if self._transport is not None:
-            self._transport.write(data)
+        """See ``Wire``. At the end of the turn."""
+        if not self._out:
+            self._house.turn.at_end(self._send)
+        self._out.append(data)
+        self._out_bytes += len(data)
+        if self._out_bytes > _TOGETHER_BYTES:
+            self._send()
 
     def abort(self) -> None:
         """See ``Wire``."""
         if self._transport is not None:
+            self._send()
             self._transport.abort()
 
     def ended(self, keep: bool) -> None:
@@ -161,7 +173,7 @@ class Connection(asyncio.Protocol):
         elif self._lingering:
             self._transport.abort()
         else:
-            self._transport.close()
+            self._close()
 
     def wind_up(self) -> None:
         """No more is accepted: an answer that has not begun says that it is the last, what is idle is closed.
@@ -172,7 +184,7 @@ class Connection(asyncio.Protocol):
             self._exchange.answer.keep &= self._exchange.answer.started
         elif not self._buffer and self._transport is not None:
             if self._loop.time() - self._quiet_since >= HEARING_SECONDS:
-                self._transport.close()
+                self._close()
             else:
                 self.deadline = min(self.deadline, self._loop.time() + HEARING_SECONDS)
 
@@ -186,7 +198,7 @@ class Connection(asyncio.Protocol):
         if self._exchange is not None:
             self._exchange.abandon()
         elif self._transport is not None:
-            self._transport.close()
+            self._close()
 
     # Reading.
 
@@ -273,6 +285,18 @@ class Connection(asyncio.Protocol):
 
     # Ending.
 
+    def _send(self) -> None:
+        """What was written and has not left."""
+        out, self._out = self._out, []
+        self._out_bytes = 0
+        if out and self._transport is not None and not self._transport.is_closing():
+            self._transport.write(out[0] if len(out) == 1 else b"".join(out))
+
+    def _close(self) -> None:
+        self._send()
+        if self._transport is not None:
+            self._transport.close()
+
     def _refuse(self, refusal: Refusal) -> None:
         """Before its body was read: whatever still comes belongs to nothing."""
         assert self._exchange is not None
@@ -307,13 +331,14 @@ class Connection(asyncio.Protocol):
         """Closes, after what the client still sends has had a moment: or a reset would take the answer from it."""
         if self._transport is None:
             return
+        self._send()
         self._lingering = True
         self._buffer = b""
         self.deadline = self._loop.time() + LINGER_SECONDS
         if self._transport.can_write_eof():
             self._transport.write_eof()
         else:
-            self._transport.close()
+            self._close()
 
     def _hung_up(self) -> None:
         if self._timer is not None:

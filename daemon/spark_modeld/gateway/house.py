@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -12,6 +13,7 @@ from spark_modeld.gateway.access import Access
 from spark_modeld.gateway.directory import Directory
 from spark_modeld.gateway.record import Record, Recorder
 from spark_modeld.gateway.tally import Tally
+from spark_modeld.gateway.turn import Turn
 from spark_modeld.gateway.upstream import Pool
 
 BODY_LIMIT = 64 << 20
@@ -48,10 +50,12 @@ class House:
         self.leases = leases
         self.access = access
         self.key = key
-        self.pool = Pool()
+        self.turn = Turn(asyncio.get_running_loop())
+        self.pool = Pool(self.turn)
         self._tally = tally
         self.closing = False
         self._recorder = recorder
+        self._ended: list[Record] = []
         self._bodies = 0
         self.directory = Directory(leases.snapshot.catalog)
 
@@ -95,4 +99,11 @@ class House:
     def record(self, record: Record) -> None:
         """One request has ended."""
         self._tally.add(record)
-        self._recorder(record)
+        if not self._ended:
+            self.turn.after_all(self._write_down)
+        self._ended.append(record)
+
+    def _write_down(self) -> None:
+        ended, self._ended = self._ended, []
+        for record in ended:
+            self._recorder(record)

@@ -128,9 +128,8 @@ class Relay:
         upstream.receiver = self
         self._upstream = upstream
         self._clogged = False
-        assert upstream.transport is not None
         if sum(map(len, self._request)) <= _AT_ONCE:
-            upstream.transport.write(b"".join(self._request))
+            upstream.send(b"".join(self._request))
             return
         self._unsent = list(reversed(self._request))
         self._pump()

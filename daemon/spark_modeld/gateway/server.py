@@ -111,6 +111,7 @@ class Gateway:
             client.abort()
         self._house.pool.close()
         await self._empty(HEARING_SECONDS)
+        self._house.turn.end()
         if self._sweeper is not None:
             self._sweeper.cancel()
             self._sweeper = None

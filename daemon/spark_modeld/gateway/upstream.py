@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Protocol, cast
 from urllib.parse import urlsplit
 
+from spark_modeld.gateway.turn import Turn
+
 CONNECT_SECONDS = 5.0
 # Less than the shortest keep-alive of an engine (uvicorn's and llama-server's are 5 s).
 _IDLE_SECONDS = 4.0
@@ -53,11 +55,12 @@ class Receiver(Protocol):
 class Upstream(asyncio.Protocol):
     """One connection to an engine. ``used`` once a request was sent over it."""
 
-    __slots__ = ("_pool", "idle_until", "origin", "receiver", "transport", "used")
+    __slots__ = ("_pool", "_unsent", "idle_until", "origin", "receiver", "transport", "used")
 
     def __init__(self, origin: Origin, pool: Pool) -> None:
         self.origin = origin
         self._pool = pool
+        self._unsent = b""
         self.receiver: Receiver | None = None
         self.transport: asyncio.Transport | None = None
         self.used = False
@@ -95,12 +98,23 @@ class Upstream(asyncio.Protocol):
         if self.receiver is not None:
             self.receiver.may_send(True)
 
+    def send(self, request: bytes) -> None:
+        """Sends a request at the end of the turn, unless it is closed before."""
+        self._unsent = request
+        self._pool.turn.at_end(self._send)
+
     def close(self) -> None:
         """Ends the connection at once; its receiver is told nothing more."""
         self.receiver = None
+        self._unsent = b""
         self._pool.forget(self)
         if self.transport is not None:
             self.transport.abort()
+
+    def _send(self) -> None:
+        unsent, self._unsent = self._unsent, b""
+        if unsent and self.transport is not None and not self.transport.is_closing():
+            self.transport.write(unsent)
 
     def _lost(self) -> None:
         receiver, self.receiver = self.receiver, None
@@ -112,7 +126,8 @@ class Upstream(asyncio.Protocol):
 class Pool:
     """The connections to every engine."""
 
-    def __init__(self) -> None:
+    def __init__(self, turn: Turn) -> None:
+        self.turn = turn
         self._idle: dict[Origin, list[Upstream]] = {}
         self._open: set[Upstream] = set()
         self._tls: ssl.SSLContext | None = None
