@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
+from itertools import product
 
-from spark_modeld.core.model import Phase, Switch
+from spark_modeld.core.model import Outcome, Phase, Requester, Switch
 from spark_modeld.face import ModelState, Snapshot
 from spark_modeld.metrics import Labels, Metrics
 
@@ -25,6 +27,9 @@ class Counting:
         self._switches = counter(
             f"{_PREFIX}switches_total", "Switches that ended, by outcome and requester", ("outcome", "requested_by")
         )
+        # A counter that begins with its first failure shows Prometheus no increase.
+        for labels in product(Outcome, Requester):
+            self._switches.add(*map(str, labels), by=0.0)
         self._phases = metrics.histogram(
             f"{_PREFIX}switch_phase_seconds", "Seconds that switches spent in each of their phases", ("phase",)
         )
@@ -46,6 +51,14 @@ class Counting:
         self._under_floor = counter(f"{_PREFIX}memory_under_floor_seconds_total", "Seconds spent under the floor")
         gauge = metrics.gauge
         gauge(f"{_PREFIX}slot_info", "1 for what the slot shows now", ("model", "phase"), self._slot)
+        gauge(
+            f"{_PREFIX}desired_info",
+            "1 for the model that belongs in the slot; none where it is meant to be empty",
+            ("model",),
+            self._desired,
+        )
+        gauge(f"{_PREFIX}healthy", "1 where the daemon can do its work, as GET /health says it", (), self._healthy)
+        gauge(f"{_PREFIX}warnings", "Warnings that the status shows now", ("code",), self._warnings)
         gauge(
             f"{_PREFIX}memory_bytes", "The latest reading, and the levels it is held against", ("kind",), self._memory
         )
@@ -103,6 +116,18 @@ class Counting:
         snapshot = self._latest()
         phase = str(snapshot.slot_phase) if snapshot.slot_phase else "empty"
         return {(snapshot.slot_model or "", phase): 1.0}
+
+    def _desired(self) -> Mapping[Labels, float]:
+        desired = self._latest().desired
+        return {(desired,): 1.0} if desired else {}
+
+    def _healthy(self) -> Mapping[Labels, float]:
+        snapshot = self._latest()
+        able = snapshot.bus == "connected" and not snapshot.stopping and snapshot.config_problem is None
+        return {(): float(able)}
+
+    def _warnings(self) -> Mapping[Labels, float]:
+        return {(code,): float(n) for code, n in Counter(w.code for w in self._latest().warnings).items()}
 
     def _memory(self) -> Mapping[Labels, float]:
         snapshot = self._latest()

@@ -27,7 +27,7 @@ from spark_modeld.core.model import (
     SwitchPhase,
 )
 from spark_modeld.counting import Counting
-from spark_modeld.face import ModelState, Snapshot, Waiting
+from spark_modeld.face import ModelState, Snapshot, Waiting, Warning
 from spark_modeld.metrics import Metrics
 
 pytestmark = pytest.mark.unit
@@ -173,6 +173,34 @@ def test_the_slot_and_memory_are_shown_as_they_are() -> None:
     assert values["spark_modeld_in_flight", (("model", "qwen"),)] == 3
     assert values["spark_modeld_waiting", (("model", "qwen"),)] == 5
     assert values["spark_modeld_build_info", (("version", "1.2"),)] == 1
+
+
+def test_what_belongs_in_the_slot_and_what_is_wrong_is_shown() -> None:
+    story = Story()
+    values = story.values()
+    assert values["spark_modeld_healthy", ()] == 0
+    assert [name for name, _ in values if name in {"spark_modeld_desired_info", "spark_modeld_warnings"}] == []
+    told = tuple(Warning(code=code, message="") for code in ("gauge", "gauge", "stuck"))
+    story.snapshot = Snapshot(desired="qwen", bus="connected", warnings=told)
+    values = story.values()
+    assert values["spark_modeld_healthy", ()] == 1
+    assert values["spark_modeld_desired_info", (("model", "qwen"),)] == 1
+    assert values["spark_modeld_warnings", (("code", "gauge"),)] == 2
+    assert values["spark_modeld_warnings", (("code", "stuck"),)] == 1
+    for broken in (
+        replace(story.snapshot, bus="lost"),
+        replace(story.snapshot, config_problem=Problem(Code.INVALID_CONFIG, "wrong")),
+        replace(story.snapshot, stopping=True),
+    ):
+        story.snapshot = broken
+        assert story.values()["spark_modeld_healthy", ()] == 0
+
+
+def test_a_first_failure_is_an_increase() -> None:
+    name = "spark_modeld_switches_total"
+    values = Story().values()
+    for outcome in Outcome:
+        assert values[name, (("outcome", str(outcome)), ("requested_by", "control"))] == 0
 
 
 def test_label_values_are_counted_and_escaped() -> None:
