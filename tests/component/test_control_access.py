@@ -35,11 +35,13 @@ def bearer(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"}
 
 
-CALLS = [(route.method, route.path.replace("{id}", "qwen"), route.anyone) for route in ROUTES]
+CALLS = [(route.method, route.path.format(id="qwen", name="app.js"), route.anyone) for route in ROUTES]
 
 
 @pytest.mark.parametrize(("method", "path", "anyone"), CALLS)
-async def test_without_a_token_only_health_answers(control: Control, method: str, path: str, anyone: bool) -> None:
+async def test_without_a_token_only_health_and_the_dashboard_answer(
+    control: Control, method: str, path: str, anyone: bool
+) -> None:
     answer = await control.call(method, path, tcp=True)
     if anyone:
         assert answer.status == 200

@@ -132,7 +132,7 @@ async def test_wrong_methods(control: Control, method: str, path: str, allow: st
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/nothing", "/api", "/api/status/", "//api/status", "/api/models/qwen/dance", "/api/models/a/b/start"]
+    "path", ["/nothing", "/api", "/api/status/", "//api/status", "/api/models/qwen/dance", "/api/models/a/b/start"]
 )
 async def test_unknown_paths(control: Control, path: str) -> None:
     assert_problem(await control.call("GET", path), 404, Code.NOT_FOUND)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from spark_modeld.control import handlers, log, stream, switching, wire
+from spark_modeld.control import handlers, log, page, stream, switching, wire
 from spark_modeld.control.routes import Answer, Query, Route
 from spark_modeld.core.errors import Code
 
@@ -220,5 +220,30 @@ ROUTES: tuple[Route, ...] = (
         handler=handlers.spec,
         summary="This document",
         answers={200: Answer(description="OpenAPI 3.1", body=dict)},
+    ),
+    Route(
+        method="GET",
+        path="/",
+        handler=page.index,
+        summary="The dashboard",
+        answers={
+            200: Answer(description="the page", media="text/html"),
+            304: Answer(description="it is as it was"),
+        },
+        headers={"If-None-Match": "the tag of what the caller has"},
+        anyone=True,
+    ),
+    Route(
+        method="GET",
+        path="/dashboard/{name}",
+        handler=page.part,
+        summary="A style sheet or a module of the dashboard",
+        answers={
+            200: Answer(description="the file, as text/css or text/javascript", media="text/*"),
+            304: Answer(description="it is as it was"),
+        },
+        headers={"If-None-Match": "the tag of what the caller has"},
+        problems=(Code.NOT_FOUND,),
+        anyone=True,
     ),
 )

@@ -1,0 +1,84 @@
+// The slot: what serves, since when, and the switch under way with its phases.
+
+import { h } from './dom.js';
+import { stateMark } from './marks.js';
+import { count, lasting, span } from './text.js';
+
+const PHASES = ['queued', 'admitting', 'draining', 'stopping', 'reclaiming', 'starting', 'warming', 'ready'];
+const DOING = {
+  queued: 'Waiting for its turn',
+  admitting: 'Checking that it fits',
+  draining: 'Letting requests finish',
+  stopping: 'Stopping what was there',
+  reclaiming: 'Waiting for memory to come back',
+  starting: 'Starting its unit',
+  warming: 'Loading, until it answers',
+  ready: 'Ready',
+};
+
+export function slotPanel(store, actions) {
+  const { slot, switch: current, desired, queue } = store.status;
+  return h('section', { class: 'panel slot', 'aria-labelledby': 'slot-title' },
+    h('h2', { id: 'slot-title', class: 'eyebrow' }, 'Slot'),
+    h('p', { class: `occupant ${slot.model ? '' : 'nobody'}` }, slot.model ?? 'Nothing is serving'),
+    h('p', { class: 'facts' },
+      stateMark(slot.phase),
+      slot.since && h('span', {}, `for ${lasting((store.now - Date.parse(slot.since)) / 1000)}`),
+      slot.model && h('span', {}, slot.in_flight ? `answering ${count(slot.in_flight, 'request')}` : 'no request in flight'),
+      slot.model && !current && h('button', { type: 'button', class: 'quiet', disabled: store.asking.has('switch null'), onclick: () => actions.switchTo(null) }, 'Empty the slot')),
+    slot.reason && h('p', { class: 'reason' }, slot.reason),
+    desired !== slot.model && !current && h('p', { class: 'reason' }, desired ? ['It is meant to be ', h('strong', {}, desired), '.'] : 'It is meant to be empty.'),
+    queue.map((each) => h('p', { key: `queue ${each.model}`, class: 'reason' },
+      `${count(each.waiters, 'request')} ${each.waiters === 1 ? 'waits' : 'wait'} for ${each.model}, the first for ${lasting((store.now - Date.parse(each.since)) / 1000)}.`)),
+    current && underWay(current, store, actions));
+}
+
+function underWay(current, store, actions) {
+  const elapsed = (store.now - Date.parse(current.started_at)) / 1000;
+  const back = current.rollback;
+  return h('div', { key: 'switch', class: 'switch' },
+    h('div', { class: 'switch-head' },
+      h('h3', {}, back ? `Going back to ${back.model}` : current.model === null ? 'Emptying the slot' : `Switching to ${current.model}`),
+      h('button', { type: 'button', class: 'plain', disabled: store.asking.has(`cancel ${current.id}`), onclick: () => actions.cancel(current.id) }, 'Cancel')),
+    bar(current),
+    h('p', { class: 'doing' },
+      h('span', {}, back ? `${DOING[back.phase]} (${current.model ?? 'the switch'} failed)` : DOING[current.phase]),
+      h('span', { class: 'number' }, lasting(elapsed)),
+      remaining(current, elapsed)),
+    h('ol', { class: 'phases' }, steps(current, elapsed).map(step)));
+}
+
+function bar({ progress }) {
+  const known = typeof progress === 'number';
+  const percent = known ? Math.round(progress * 100) : null;
+  return h('div', { class: `progress ${known ? '' : 'unknown'}`, role: 'progressbar', 'aria-label': 'Progress of the switch', 'aria-valuemin': 0, 'aria-valuemax': 100, 'aria-valuenow': percent },
+    h('div', { 'width%': known ? percent : null }));
+}
+
+function remaining(current, elapsed) {
+  if (typeof current.progress === 'number') return h('span', {}, `${Math.round(current.progress * 100)} % loaded`, eta(current, ', '));
+  return eta(current, '') ?? (elapsed > 2 && h('span', {}, 'no estimate yet'));
+}
+
+function eta({ eta_s: left }, before) {
+  return typeof left === 'number' ? h('span', {}, `${before}about ${lasting(Math.max(1, left))} left`) : null;
+}
+
+/** The phases that this switch goes through: those it skipped have no time and lie behind it. */
+function steps(current, elapsed) {
+  const at = PHASES.indexOf(current.phase);
+  const spent = Object.values(current.timings).reduce((sum, each) => sum + each, 0);
+  return PHASES.map((name, index) => {
+    const seconds = current.timings[name];
+    if (index < at) return { name, seconds, state: seconds === undefined ? 'skipped' : 'done' };
+    if (index > at) return { name, state: 'ahead' };
+    return { name, seconds: Math.max(0, elapsed - spent), state: 'now' };
+  }).filter(({ name, state }) => state !== 'skipped' && !(current.model === null && ['starting', 'warming'].includes(name)));
+}
+
+function step({ name, seconds, state }) {
+  return h('li', { key: name, class: state, 'aria-current': state === 'now' ? 'step' : null },
+    h('span', { class: 'name' }, name),
+    h('span', { class: 'number' }, seconds === undefined ? '' : state === 'now' ? lasting(seconds) : span(seconds)));
+}
+

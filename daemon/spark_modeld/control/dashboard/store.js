@@ -1,0 +1,147 @@
+// What the page knows, and how it comes to know it. Events say that something changed; what it is now is asked for.
+
+import { Refused } from './api.js';
+import { sample } from './holders.js';
+
+export const WINDOW = 10 * 60_000;
+const HISTORY = 25;
+const OFTEN = 1500;
+const MEMORY_EVERY = 5000;
+
+export class Store {
+  #api;
+  #wanted = new Set();
+  #working = null;
+  #measured = 0;
+
+  constructor(api) {
+    this.#api = api;
+    this.changed = () => {};
+    this.connection = 'connecting';
+    this.status = null;
+    /** Why there is no status: the problem of an invalid configuration. */
+    this.problem = null;
+    this.models = [];
+    this.switches = [];
+    this.memory = null;
+    this.samples = [];
+    this.endpoints = null;
+    this.checks = new Map();
+    /** What the last thing that somebody asked for came to: {kind: 'bad' | 'good', text, problem, retry}. */
+    this.notice = null;
+    /** What was asked for and has no answer yet. */
+    this.asking = new Set();
+    this.log = { model: null, chosen: false, lines: [], state: 'none' };
+  }
+
+  /** Now, by the daemon's clock, in milliseconds. */
+  get now() {
+    return Date.now() + this.#api.ahead;
+  }
+
+  set(changes) {
+    Object.assign(this, changes);
+    this.changed();
+  }
+
+  /** Fetches everything; returns when it is there. */
+  everything() {
+    this.checks.clear();
+    return this.want('status', 'models', 'switches', 'memory', 'endpoints');
+  }
+
+  /** Fetches these soon; what is asked for several times meanwhile is fetched once more. */
+  want(...names) {
+    for (const name of names) this.#wanted.add(name);
+    this.#working ??= this.#work().finally(() => (this.#working = null));
+    return this.#working;
+  }
+
+  async #work() {
+    while (this.#wanted.size) {
+      const names = [...this.#wanted];
+      this.#wanted.clear();
+      await Promise.all(names.map((name) => this[`_${name}`]()));
+      this.changed();
+    }
+  }
+
+  async _status() {
+    try {
+      const status = await this.#api.get('api/status');
+      Object.assign(this, { status, problem: null });
+    } catch (error) {
+      if (!(error instanceof Refused) || error.status === 401) throw error;
+      this.problem = error.body;
+    }
+  }
+
+  async _models() {
+    this.models = (await this.#unlessRefused(this.#api.get('api/models')))?.models ?? [];
+  }
+
+  async _switches() {
+    this.switches = (await this.#unlessRefused(this.#api.get(`api/switches?limit=${HISTORY}`)))?.switches ?? [];
+  }
+
+  async _endpoints() {
+    this.endpoints = await this.#unlessRefused(this.#api.get('api/endpoints'));
+  }
+
+  async _memory() {
+    this.#measured = Date.now();
+    const memory = await this.#unlessRefused(this.#api.get('api/memory'));
+    if (!memory) return;
+    this.memory = memory;
+    const fresh = sample(memory);
+    if (this.samples.at(-1)?.at === fresh.at) return;
+    const first = this.samples.findIndex((each) => each.at >= fresh.at - WINDOW);
+    // One from before the window stays: the lines begin at its left edge.
+    this.samples = [...this.samples.slice(Math.max(0, first - 1)), fresh];
+  }
+
+  /** What a check of this model finds, kept until something changes. */
+  async check(model) {
+    if (this.checks.has(model)) return;
+    this.checks.set(model, null);
+    this.changed();
+    const found = await this.#unlessRefused(this.#api.get(`api/models/${model}/check`));
+    if (found) this.checks.set(model, found);
+    else this.checks.delete(model);
+    this.changed();
+  }
+
+  async #unlessRefused(answer) {
+    try {
+      return await answer;
+    } catch (error) {
+      if (!(error instanceof Refused) || error.status === 401) throw error;
+      return null;
+    }
+  }
+
+  /** One event of the stream. */
+  heard({ kind, data }) {
+    if (kind === 'memory') {
+      if (data.alarm || Date.now() - this.#measured > OFTEN) this.#ask('memory', 'status');
+    } else if (kind === 'config') {
+      this.checks.clear();
+      this.#ask('status', 'models', 'endpoints');
+    } else if (kind === 'switch' && data.outcome) {
+      this.checks.clear();
+      this.#ask('status', 'models', 'switches', 'memory');
+    } else {
+      this.#ask('status', 'models');
+    }
+  }
+
+  /** A reading now and then, while somebody looks. */
+  look() {
+    if (Date.now() - this.#measured >= MEMORY_EVERY) this.#ask('memory');
+  }
+
+  #ask(...names) {
+    // Who follows the events hears of a daemon that is away, or of a token that is no longer good.
+    this.want(...names).catch(() => {});
+  }
+}
