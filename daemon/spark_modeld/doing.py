@@ -24,6 +24,7 @@ from spark_modeld.core.record import Record
 from spark_modeld.core.slot import Slot
 from spark_modeld.face import Warning
 from spark_modeld.leases import Leases
+from spark_modeld.loading import Loading
 from spark_modeld.postmortem import Postmortem
 from spark_modeld.promises import Asks, Promises
 from spark_modeld.publish import Publisher
@@ -65,6 +66,7 @@ class Doing:
             appraisals=self._appraisals,
         )
         self._postmortem = Postmortem(outside.journal, slot=lambda: self._slot, post=self._post, spawn=self._spawn)
+        self._loading = Loading(outside, slot=lambda: self._slot, post=self._post, spawn=self._spawn)
         self._timers: dict[str, Callable[[], None]] = {}
         self._wake: Callable[[], None] | None = None
         self._asks = Asks()

@@ -162,12 +162,20 @@ class Engine(Calls):
 
     def _publish(self) -> None:
         warnings = tuple(self._warnings.values())
-        self._publisher.publish(snapshot_of(self._slot, warnings=warnings, config_problem=self._config_problem))
+        snapshot = snapshot_of(
+            self._slot,
+            warnings=warnings,
+            config_problem=self._config_problem,
+            progress=self._loading.progress,
+            outlook=self._loading.outlook(self._slot.switch, self._chronicle.history, self._now()),
+        )
+        self._publisher.publish(snapshot)
 
     def _tidy(self) -> None:
         """Ends what is over, reads the log of what fell, and watches the units the catalog names now."""
         self._watches.tidy()
         self._postmortem.follow()
+        self._loading.follow()
         self._units.follow()
 
     def _tell(self, before: Switch | None) -> None:

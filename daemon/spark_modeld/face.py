@@ -12,6 +12,8 @@ from spark_modeld.core.errors import Problem
 from spark_modeld.core.finding import Finding
 from spark_modeld.core.guard import GuardState
 from spark_modeld.core.model import Catalog, Footprint, LogLine, Model, Phase, Reading, Requester, Switch
+from spark_modeld.core.outlook import Outlook
+from spark_modeld.core.progress import Progress
 from spark_modeld.core.report import Report
 from spark_modeld.core.tailnet import Tailnet
 
@@ -21,7 +23,7 @@ class ModelState:
     """One model as it is now. ``fits`` is None while there is no reading; ``fit_reason`` says why not.
 
     ``error`` is why it is being stopped or is down, ``fell`` why it went down last, also while it is up again.
-    ``findings`` are the warnings and errors of the last look at it.
+    ``findings`` are the warnings and errors of the last look at it. ``progress`` is how far its engine says it is.
     """
 
     model: Model
@@ -36,6 +38,7 @@ class ModelState:
     error: Problem | None
     fell: Problem | None = None
     findings: tuple[Finding, ...] = ()
+    progress: Progress | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +71,7 @@ class Snapshot:
 
     ``slot_phase`` is None for an empty slot, ``desired`` None where it is meant to be empty. ``slot_since`` is Unix
     seconds. ``bus`` is "connected" or "lost".
-    ``config_problem`` is set while the configuration is broken.
+    ``config_problem`` is set while the configuration is broken. ``outlook`` is that of ``switch``.
     """
 
     slot_phase: Phase | None = None
@@ -78,6 +81,7 @@ class Snapshot:
     in_flight: int = 0
     desired: str | None = None
     switch: Switch | None = None
+    outlook: Outlook | None = None
     queue: tuple[Waiting, ...] = ()
     models: Mapping[str, ModelState] = field(default_factory=lambda: MappingProxyType({}))
     reading: Reading | None = None

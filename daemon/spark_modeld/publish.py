@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 
 from spark_modeld.core.admission import gib, strangers
@@ -13,6 +14,8 @@ from spark_modeld.core.errors import Problem
 from spark_modeld.core.finding import notable
 from spark_modeld.core.guard import GuardState, Notice
 from spark_modeld.core.model import Instant, Reading, Switch
+from spark_modeld.core.outlook import Outlook
+from spark_modeld.core.progress import Progress
 from spark_modeld.core.slot import Slot
 from spark_modeld.face import Event, ModelState, Snapshot, Waiting, Warning
 
@@ -20,8 +23,18 @@ _REMEMBERED = 1024
 _SUBSCRIBER_QUEUE = 256
 
 
-def snapshot_of(slot: Slot, *, warnings: tuple[Warning, ...], config_problem: Problem | None) -> Snapshot:
-    """The slot's state as one value."""
+_NO_PROGRESS: Mapping[str, Progress] = MappingProxyType({})
+
+
+def snapshot_of(
+    slot: Slot,
+    *,
+    warnings: tuple[Warning, ...],
+    config_problem: Problem | None,
+    progress: Mapping[str, Progress] = _NO_PROGRESS,
+    outlook: Outlook | None = None,
+) -> Snapshot:
+    """The slot's state as one value. ``progress`` is by model, ``outlook`` that of the switch under way."""
     name, life = slot.shown()
     planner, house = slot.planner, slot.house
     # Before anybody has decided, the default belongs in the slot.
@@ -34,8 +47,9 @@ def snapshot_of(slot: Slot, *, warnings: tuple[Warning, ...], config_problem: Pr
         in_flight=house.leases.get(name, 0) if name else 0,
         desired=desired or None,
         switch=slot.switch,
+        outlook=outlook,
         queue=tuple(Waiting(model=m, waiters=n, since=since.wall) for m, n, since in slot.waiting()),
-        models={m: _model_state(slot, m) for m in house.catalog.models if m in house.lives},
+        models={m: _model_state(slot, m, progress.get(m)) for m in house.catalog.models if m in house.lives},
         reading=house.reading,
         guard=slot.warden.state,
         bus="connected" if slot.connected else "lost",
@@ -52,7 +66,7 @@ def _in_words(problem: Problem) -> str:
     return f"{problem.detail} {reading['message']}" if reading else problem.detail
 
 
-def _model_state(slot: Slot, model: str) -> ModelState:
+def _model_state(slot: Slot, model: str, progress: Progress | None) -> ModelState:
     house = slot.house
     life = house.lives[model]
     refusal = slot.fit(model, house.reading) if house.reading else None
@@ -69,6 +83,7 @@ def _model_state(slot: Slot, model: str) -> ModelState:
         error=life.problem,
         fell=house.fallen.get(model),
         findings=notable(house.findings(model)),
+        progress=progress,
     )
 
 
@@ -139,8 +154,8 @@ def rfc3339(wall: float) -> str:
     return datetime.fromtimestamp(wall, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def switch_data(switch: Switch) -> dict[str, Any]:
-    """A switch as the contract shows it."""
+def switch_data(switch: Switch, outlook: Outlook | None = None) -> dict[str, Any]:
+    """A switch as the contract shows it, and what is to be expected of it."""
     return {
         "id": switch.id,
         "model": switch.model,
@@ -155,7 +170,23 @@ def switch_data(switch: Switch) -> dict[str, Any]:
         "rollback": {"model": switch.rollback.model, "phase": str(switch.rollback.phase)} if switch.rollback else None,
         "timings": dict(switch.timings),
         "reason": switch.reason,
+        **_outlook_data(outlook),
     }
+
+
+def _outlook_data(outlook: Outlook | None) -> dict[str, Any]:
+    estimate = outlook.estimate if outlook else None
+    left = outlook.left if outlook else None
+    return {
+        **_progress_data(outlook.progress if outlook else None),
+        "eta_s": round(left, 1) if left is not None else None,
+        "estimate": {"seconds": round(estimate.seconds, 1), "times": estimate.times} if estimate else None,
+    }
+
+
+def _progress_data(progress: Progress | None) -> dict[str, Any]:
+    """How far a load is."""
+    return {"step": str(progress.step) if progress else None, "progress": progress.share if progress else None}
 
 
 def _when(instant: Instant | None) -> str | None:
@@ -231,14 +262,15 @@ class Publisher:
         """Makes this the latest snapshot."""
         before, self.snapshot = self.snapshot, snapshot
         emit = self.events.emit
-        if snapshot.switch and snapshot.switch != before.switch:
-            emit("switch", switch_data(snapshot.switch))
+        moved = snapshot.switch != before.switch or _progress_of(snapshot) != _progress_of(before)
+        if snapshot.switch and moved:
+            emit("switch", switch_data(snapshot.switch, snapshot.outlook))
         if _slot_data(snapshot) != _slot_data(before):
             emit("slot", _slot_data(snapshot))
         for name, state in snapshot.models.items():
             old = before.models.get(name)
-            if old is None or (old.phase, old.fell) != (state.phase, state.fell):
-                emit("model", {"id": name, "state": str(state.phase)})
+            if old is None or (old.phase, old.fell, old.progress) != (state.phase, state.fell, state.progress):
+                emit("model", {"id": name, "state": str(state.phase), **_progress_data(state.progress)})
         if snapshot.reading and _worth_telling(before.reading, snapshot.reading):
             emit("memory", _memory_data(snapshot.reading))
         if snapshot.catalog is not before.catalog or snapshot.config_problem != before.config_problem:
@@ -264,6 +296,10 @@ class Publisher:
         self.events.emit("switch", switch_data(switch))
         for listener in self.ended_listeners:
             listener(switch)
+
+
+def _progress_of(snapshot: Snapshot) -> Progress | None:
+    return snapshot.outlook.progress if snapshot.outlook else None
 
 
 def _slot_data(snapshot: Snapshot) -> dict[str, Any]:

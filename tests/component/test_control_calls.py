@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from spark_modeld.core.errors import Code, Problem
 from spark_modeld.core.model import Catalog, Loaded, Outcome, Phase, SwitchPhase
+from spark_modeld.core.outlook import Estimate, Outlook
+from spark_modeld.core.progress import LoadStep, Progress
 from spark_modeld.face import Snapshot, Warning
 from support.control import Answer, Control, running
 from support.fake_face import GIB, Asked, make_reading, refused
@@ -108,6 +111,45 @@ async def test_switch_is_accepted(control: Control) -> None:
     assert (shown["id"], shown["model"], shown["from"], shown["phase"]) == ("s1", "llama-70b", "qwen", "queued")
     assert (shown["requested_by"], shown["actor"], shown["outcome"]) == ("control", ACTOR, None)
     assert control.face.asked == [Asked("switch", "llama", ACTOR, force=True)]
+
+
+async def test_a_switch_says_what_is_to_be_expected_of_it(control: Control) -> None:
+    expected = Estimate(3, {SwitchPhase.STOPPING: 10.0, SwitchPhase.WARMING: 120.04})
+    past = (await control.call("POST", "/api/switch", {"model": "llama"})).json
+    assert [past[key] for key in ("step", "progress", "eta_s", "estimate")] == [None] * 4
+    control.face.finish("s1", Outcome.CANCELLED)
+    await control.call("POST", "/api/switch", {"model": "llama"})
+    outlook = Outlook(Progress(LoadStep.WEIGHTS, 0.45), expected, time.time() + 60.0, 60.0)
+    control.face.foresee("s2", outlook)
+    seen = [
+        (await control.call("GET", "/api/status")).json["switch"],
+        (await control.call("GET", "/api/switches/s2")).json,
+        (await control.call("GET", "/api/switches")).json["switches"][0],
+    ]
+    for shown in seen:
+        assert (shown["step"], shown["progress"]) == ("loading weights", 0.45)
+        assert shown["estimate"] == {"seconds": 130.0, "times": 3}
+        assert 50.0 < shown["eta_s"] <= 60.0
+    control.face.foresee("s2", replace(outlook, ready_at=time.time() - 5.0))
+    assert (await control.call("GET", "/api/switches/s2")).json["eta_s"] == 0.0
+    assert (await control.call("GET", "/api/switches/s1")).json["eta_s"] is None
+    control.face.finish("s2", Outcome.READY)
+    done = (await control.call("GET", "/api/switches/s2")).json
+    assert [done[key] for key in ("step", "progress", "eta_s", "estimate")] == [None] * 4
+
+
+async def test_a_model_says_how_long_it_loads_and_how_far_it_is(control: Control) -> None:
+    await control.call("POST", "/api/switch", {"model": "llama"})
+    for phase in (SwitchPhase.STARTING, SwitchPhase.WARMING, SwitchPhase.READY):
+        control.face.advance("s1", phase)
+    control.face.finish("s1", Outcome.READY)
+    models = dict(control.face.snapshot.models)
+    models["embed"] = replace(models["embed"], phase=Phase.WARMING, progress=Progress(LoadStep.GRAPHS))
+    control.face.snapshot = replace(control.face.snapshot, models=models)
+    embed, llama, _ = (await control.call("GET", "/api/models")).json["models"]
+    assert (embed["step"], embed["progress"], embed["load"]) == ("capturing CUDA graphs", None, None)
+    assert (llama["step"], llama["progress"], llama["load"]) == (None, None, {"seconds": 0.5, "times": 1})
+    assert (await control.call("GET", "/api/models/llama-70b")).json == llama
 
 
 async def test_null_empties_the_slot(control: Control) -> None:

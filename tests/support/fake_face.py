@@ -38,6 +38,7 @@ from spark_modeld.core.model import (
     Switch,
     SwitchPhase,
 )
+from spark_modeld.core.outlook import Outlook
 from spark_modeld.core.report import Report
 from spark_modeld.face import Event, ModelState, Snapshot
 
@@ -187,8 +188,14 @@ class FakeFace:
     def _put(self, switch: Switch) -> None:
         self._switches[switch.id] = switch
         under_way = switch if switch.outcome is None else None
-        self.snapshot = replace(self.snapshot, switch=under_way)
-        self.publish("switch", _json(switch))
+        outlook = self.snapshot.outlook if under_way else None
+        self.snapshot = replace(self.snapshot, switch=under_way, outlook=outlook)
+        self.publish("switch", _json(switch, self.snapshot))
+
+    def foresee(self, switch_id: str, outlook: Outlook) -> None:
+        """This is to be expected of the switch from now on."""
+        self.snapshot = replace(self.snapshot, outlook=outlook)
+        self._put(self._switches[switch_id])
 
     def advance(self, switch_id: str, phase: SwitchPhase) -> None:
         """The switch reaches a phase."""
@@ -333,8 +340,8 @@ class FakeFace:
                 await self._counted.wait()
 
 
-def _json(switch: Switch) -> Mapping[str, Any]:
-    decoded: dict[str, Any] = msgspec.json.decode(encode(views.switch(switch)))
+def _json(switch: Switch, snapshot: Snapshot) -> Mapping[str, Any]:
+    decoded: dict[str, Any] = msgspec.json.decode(encode(views.switch(switch, snapshot, time.time())))
     return decoded
 
 

@@ -479,6 +479,15 @@ class FakeJournal:
         self.hang: asyncio.Event | None = None
         self.asked: list[str] = []
         self.since: float | None = None
+        self.followed: list[str] = []
+        self._said: dict[str, list[LogLine]] = {}
+        self._news = asyncio.Event()
+
+    def say(self, unit: str, at: float, *texts: str) -> None:
+        """Further lines of this unit, for whoever follows it."""
+        self._said.setdefault(unit, []).extend(LogLine(at, text) for text in texts)
+        self._news.set()
+        self._news = asyncio.Event()
 
     async def tail(self, unit: str, lines: int, *, since: float | None = None) -> tuple[str, ...]:
         self.asked.append(unit)
@@ -492,8 +501,17 @@ class FakeJournal:
         return tuple(LogLine(float(n), text) for n, text in enumerate(self.lines))[-lines:]
 
     async def follow(self, unit: str, lines: int) -> AsyncIterator[LogLine]:
-        for line in await self.read(unit, lines):
-            yield line
+        self.followed.append(unit)
+        said = self._said.setdefault(unit, [])
+        position = max(0, len(said) - lines)
+        try:
+            while True:
+                for line in said[position:]:
+                    yield line
+                position, news = len(said), self._news
+                await news.wait()
+        finally:
+            self.followed.remove(unit)
 
 
 class FakeInspector:

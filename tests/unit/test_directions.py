@@ -52,6 +52,7 @@ MAY_IMPORT = {
     "watches": {"core", "ports", "health", "appraisals", "leftovers"},
     "chronicle": {"core"},
     "postmortem": {"core", "ports"},
+    "loading": {"core", "ports"},
     "leases": {"core", "face", "promises"},
     "doing": {
         "core",
@@ -65,6 +66,7 @@ MAY_IMPORT = {
         "watches",
         "chronicle",
         "postmortem",
+        "loading",
         "tenancy",
         "appraisals",
         "strays",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from importlib import import_module
 
 from aiohttp import web
@@ -34,7 +35,7 @@ async def status(call: Call) -> web.StreamResponse:
     snapshot = call.face.snapshot
     if snapshot.config_problem is not None:
         raise SparkError(snapshot.config_problem)
-    return answer(views.status(snapshot, call.face.switches(), call.context.version))
+    return answer(views.status(snapshot, call.face.switches(), call.context.version, time.time()))
 
 
 async def models(call: Call) -> web.StreamResponse:
@@ -42,12 +43,17 @@ async def models(call: Call) -> web.StreamResponse:
     snapshot = call.face.snapshot
     if snapshot.config_problem is not None and not snapshot.models:
         raise SparkError(snapshot.config_problem)
-    return answer(wire.ModelList(models=[views.model(state) for _, state in sorted(snapshot.models.items())]))
+    switches = call.face.switches()
+    return answer(wire.ModelList(models=[views.model(state, switches) for _, state in sorted(snapshot.models.items())]))
 
 
 async def model(call: Call) -> web.StreamResponse:
     """One model."""
-    return answer(views.model(by_id(call.path["id"], call.face.snapshot)))
+    return answer(_model(call, call.path["id"]))
+
+
+def _model(call: Call, model_id: str) -> wire.Model:
+    return views.model(by_id(model_id, call.face.snapshot), call.face.switches())
 
 
 async def check(call: Call) -> web.StreamResponse:
@@ -60,14 +66,14 @@ async def start(call: Call) -> web.StreamResponse:
     """Starts a model beside what runs."""
     model_id = by_id(call.path["id"], call.face.snapshot).model.id
     await call.face.start(model_id, actor=call.caller.actor)
-    return answer(views.model(by_id(model_id, call.face.snapshot)), status=202)
+    return answer(_model(call, model_id), status=202)
 
 
 async def stop(call: Call) -> web.StreamResponse:
     """Stops a side model."""
     model_id = by_id(call.path["id"], call.face.snapshot).model.id
     await call.face.stop(model_id, actor=call.caller.actor)
-    return answer(views.model(by_id(model_id, call.face.snapshot)), status=202)
+    return answer(_model(call, model_id), status=202)
 
 
 async def memory(call: Call) -> web.StreamResponse:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import time
 
 from aiohttp import web
 
@@ -33,25 +34,25 @@ async def switch(call: Call) -> web.StreamResponse:
         raise with_nearest(error, wants.model, call.face.snapshot.catalog) from error
     if wait and requested.outcome is None:
         requested = await _wait_for(requested, timeout, call)
-    return _result(requested)
+    return _result(requested, call)
 
 
 async def switches(call: Call) -> web.StreamResponse:
     """The one under way, then the history, newest first."""
     known = call.face.switches()
     limit = whole("limit", call.query["limit"], 1, _MOST) if "limit" in call.query else len(known)
-    return answer(wire.SwitchList(switches=[views.switch(each) for each in known[:limit]]))
+    return answer(wire.SwitchList(switches=[_shown(each, call) for each in known[:limit]]))
 
 
 async def find(call: Call) -> web.StreamResponse:
     """One switch."""
-    return answer(views.switch(call.face.find_switch(_id(call))))
+    return answer(_shown(call.face.find_switch(_id(call)), call))
 
 
 async def cancel(call: Call) -> web.StreamResponse:
     """Cancels; 202 while the way back is still being walked."""
     cancelled = await call.face.cancel(_id(call))
-    return answer(views.switch(cancelled), status=200 if cancelled.outcome is not None else 202)
+    return answer(_shown(cancelled, call), status=200 if cancelled.outcome is not None else 202)
 
 
 async def _wait_for(requested: Switch, timeout: float | None, call: Call) -> Switch:
@@ -61,12 +62,16 @@ async def _wait_for(requested: Switch, timeout: float | None, call: Call) -> Swi
         if error.problem.code is not Code.SHUTTING_DOWN:
             raise
         # The switch is recorded and goes on when the daemon is back, so the caller needs its id.
-        known = views.switch(call.face.find_switch(requested.id))
+        known = _shown(call.face.find_switch(requested.id), call)
         raise refuse(Code.SHUTTING_DOWN, error.problem.detail, switch=known) from error
 
 
-def _result(value: Switch) -> web.Response:
-    shown = views.switch(value)
+def _shown(value: Switch, call: Call) -> wire.Switch:
+    return views.switch(value, call.face.snapshot, time.time())
+
+
+def _result(value: Switch, call: Call) -> web.Response:
+    shown = _shown(value, call)
     if value.outcome is None:
         return answer(shown, status=202, headers={"Location": f"/api/switches/{value.id}"})
     if value.outcome is Outcome.READY:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,6 +13,8 @@ from spark_modeld.core.endpoints import Endpoint, Places
 from spark_modeld.core.errors import Problem
 from spark_modeld.core.finding import Finding
 from spark_modeld.core.model import Catalog, Footprint, LogLine, Outcome, Phase, Reading, Role, Switch
+from spark_modeld.core.outlook import Estimate, Outlook
+from spark_modeld.core.outlook import estimate as estimate_of
 from spark_modeld.core.report import Report
 from spark_modeld.core.tailnet import Tailnet
 from spark_modeld.face import ModelState, Snapshot
@@ -50,9 +52,12 @@ def _footprint(footprint: Footprint) -> wire.Footprint:
     return wire.Footprint(bytes=footprint.bytes, basis=footprint.basis, note=footprint.note or None, taken_at=taken_at)
 
 
-def switch(value: Switch) -> wire.Switch:
-    """One switch."""
+def switch(value: Switch, snapshot: Snapshot | None = None, now: float = 0.0) -> wire.Switch:
+    """One switch; of the one under way in the snapshot also what is to be expected at ``now`` (Unix seconds)."""
     rollback = value.rollback
+    under_way = snapshot is not None and snapshot.switch is not None and snapshot.switch.id == value.id
+    outlook = snapshot.outlook if snapshot is not None and under_way and value.outcome is None else None
+    outlook = outlook or Outlook()
     return wire.Switch(
         id=value.id,
         model=value.model,
@@ -70,12 +75,21 @@ def switch(value: Switch) -> wire.Switch:
         timings={phase: round(seconds, 3) for phase, seconds in value.timings.items()},
         noop=value.noop,
         findings=_findings(value.findings),
+        step=outlook.progress.step if outlook.progress is not None else None,
+        progress=outlook.progress.share if outlook.progress is not None else None,
+        eta_s=round(max(0.0, outlook.ready_at - now), 1) if outlook.ready_at is not None else None,
+        estimate=_estimate(outlook.estimate, outlook.estimate.seconds) if outlook.estimate is not None else None,
     )
 
 
-def model(state: ModelState) -> wire.Model:
-    """One model of the catalog, as it is now."""
+def _estimate(estimate: Estimate, seconds: float) -> wire.Estimate:
+    return wire.Estimate(seconds=round(seconds, 1), times=estimate.times)
+
+
+def model(state: ModelState, switches: Sequence[Switch]) -> wire.Model:
+    """One model of the catalog, as it is now. ``switches`` are those known, newest first."""
     entry = state.model
+    load = estimate_of(switches[::-1], entry.id, None)
     return wire.Model(
         id=entry.id,
         aliases=list(entry.aliases),
@@ -97,6 +111,9 @@ def model(state: ModelState) -> wire.Model:
         error=_problem(state.error or state.fell),
         path=entry.path,
         findings=_findings(state.findings),
+        step=state.progress.step if state.progress is not None else None,
+        progress=state.progress.share if state.progress is not None else None,
+        load=_estimate(load, load.load_seconds) if load is not None else None,
     )
 
 
@@ -220,15 +237,15 @@ def _side(state: ModelState) -> wire.SideModel:
     )
 
 
-def status(snapshot: Snapshot, switches: Iterable[Switch], version: str) -> wire.Status:
-    """The whole state, from one snapshot."""
+def status(snapshot: Snapshot, switches: Iterable[Switch], version: str, now: float) -> wire.Status:
+    """The whole state, from one snapshot, at ``now`` (Unix seconds)."""
     failure = next((s for s in switches if s.outcome in _FAILURES), None)
     reading = snapshot.reading
     return wire.Status(
         slot=_slot(snapshot),
         desired=snapshot.desired or None,
         default=snapshot.catalog.settings.slot.default or None,
-        switch=switch(snapshot.switch) if snapshot.switch is not None else None,
+        switch=switch(snapshot.switch, snapshot, now) if snapshot.switch is not None else None,
         queue=[wire.Demand(model=w.model, waiters=w.waiters, since=time(w.since)) for w in snapshot.queue],
         side=[_side(s) for s in snapshot.models.values() if s.model.role is Role.SIDE and s.phase is not Phase.STOPPED],
         memory=wire.MemorySummary(**_levels(reading, snapshot.catalog)) if reading is not None else None,

@@ -23,6 +23,7 @@ from spark_modeld.core.model import (
     Role,
     SwitchPhase,
 )
+from spark_modeld.core.progress import LoadStep
 
 Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
 Bytes = Annotated[int, Meta(description="bytes")]
@@ -63,8 +64,22 @@ class RollbackState(Struct, kw_only=True):
     phase: SwitchPhase
 
 
+class Estimate(Struct, kw_only=True):
+    """How long it takes, by how long the last few took that went well."""
+
+    seconds: Seconds
+    times: Annotated[int, Meta(description="how many earlier ones it is the middle of")]
+
+
+Share = Annotated[float, Meta(ge=0, le=1)]
+
+
 class Switch(Struct, kw_only=True):
-    """One transaction that changes the occupant; ``model`` null empties the slot."""
+    """One transaction that changes the occupant; ``model`` null empties the slot.
+
+    While it is under way: ``step`` is what its engine says it is doing, ``progress`` how much of that step is done,
+    ``eta_s`` in how many seconds it should be ready (0: it takes longer than it used to); null where nobody can say.
+    """
 
     id: str
     model: str | None
@@ -82,6 +97,10 @@ class Switch(Struct, kw_only=True):
     timings: Annotated[dict[str, Seconds], Meta(description="seconds spent in each phase that has ended")]
     noop: bool
     findings: Annotated[list[Finding], Meta(description="what its check found")] = []
+    step: LoadStep | None = None
+    progress: Share | None = None
+    eta_s: Seconds | None = None
+    estimate: Annotated[Estimate | None, Meta(description="from beginning to end, by earlier switches")] = None
 
 
 class SwitchList(Struct, kw_only=True):
@@ -190,6 +209,9 @@ class Model(Struct, kw_only=True):
     findings: Annotated[
         list[Finding], Meta(description="warnings and errors of the last look at it; memory left aside")
     ] = []
+    step: Annotated[LoadStep | None, Meta(description="what its engine says it is doing, while it loads")] = None
+    progress: Annotated[Share | None, Meta(description="how much of that step is done")] = None
+    load: Annotated[Estimate | None, Meta(description="from its unit's start until it serves, by earlier loads")] = None
 
 
 class ModelList(Struct, kw_only=True):

@@ -1,0 +1,135 @@
+"""How far a load is, and when it should be over: from the unit's journal to the snapshot, the events and the API."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from spark_modeld.core.model import Outcome, Phase, Requester, Switch
+from spark_modeld.core.progress import LoadStep, Progress
+from support.fakes import Outside, unit
+
+pytestmark = pytest.mark.component
+
+HALF = "Loading safetensors checkpoint shards:  50% Completed | 2/4 [00:00<00:00,  2.3it/s]"
+DONE = "Loading safetensors checkpoint shards: 100% Completed | 4/4 [00:00<00:00,  2.3it/s]"
+
+
+@pytest.fixture
+async def outside() -> AsyncIterator[Outside]:
+    made = Outside()
+    await made.up()
+    yield made
+    await made.engine.shut_down()
+    assert made.clock.armed == 0
+    assert made.journal.followed == []
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def request(outside: Outside, model: str) -> Switch:
+    return await outside.engine.switch(model, requested_by=Requester.CONTROL, actor=None)
+
+
+async def loads(outside: Outside, model: str) -> Switch:
+    """A switch to a model that takes its time."""
+    outside.prober.hold(model)
+    asked = await request(outside, model)
+    await outside.until(lambda: outside.engine.snapshot.models[model].phase is Phase.WARMING)
+    return asked
+
+
+async def comes_up(outside: Outside, model: str, switch: Switch) -> Switch:
+    outside.prober.hold(model).set()
+    return await outside.engine.wait(switch.id, None)
+
+
+def say(outside: Outside, model: str, *lines: str, ago: float = 0.0) -> None:
+    outside.journal.say(unit(model), outside.clock.now().wall - ago, *lines)
+
+
+def progress(outside: Outside, model: str) -> Progress | None:
+    return outside.engine.snapshot.models[model].progress
+
+
+async def test_a_load_says_how_far_it_is_until_it_is_over(outside: Outside) -> None:
+    say(outside, "alpha", DONE, ago=60.0)
+    asked = await loads(outside, "alpha")
+    say(outside, "alpha", HALF)
+    await outside.rest()
+    assert outside.journal.followed == [], "most loads are over before anybody could read"
+    await outside.advance(1.0)
+    assert outside.journal.followed == [unit("alpha")]
+    half = Progress(LoadStep.WEIGHTS, 0.5)
+    assert progress(outside, "alpha") == half, "not what it said the last time it loaded"
+    outlook = outside.engine.snapshot.outlook
+    assert outlook is not None
+    assert outlook.progress == half
+    say(outside, "alpha", "no news", DONE)
+    await outside.rest()
+    assert progress(outside, "alpha") == Progress(LoadStep.WEIGHTS, 1.0)
+    ended = await comes_up(outside, "alpha", asked)
+    await outside.rest()
+    assert ended.outcome is Outcome.READY
+    assert (progress(outside, "alpha"), outside.engine.snapshot.outlook) == (None, None)
+    assert outside.journal.followed == []
+
+
+async def test_each_step_forward_is_an_event_and_the_same_again_is_none(outside: Outside) -> None:
+    asked = await loads(outside, "alpha")
+    stream = outside.engine.events(None)
+    following = asyncio.ensure_future(anext(stream))
+    await outside.advance(1.0)
+    say(outside, "alpha", HALF, HALF, DONE)
+    told = []
+    while len(told) < 2:
+        event = await following
+        following = asyncio.ensure_future(anext(stream))
+        if event.kind == "switch":
+            assert event.data["id"] == asked.id
+            told.append((event.data["step"], event.data["progress"], event.data["eta_s"], event.data["estimate"]))
+    following.cancel()
+    await asyncio.gather(following, return_exceptions=True)
+    assert told == [("loading weights", 0.5, None, None), ("loading weights", 1.0, None, None)]
+
+
+async def test_a_load_that_ends_badly_leaves_no_progress_to_the_next(outside: Outside) -> None:
+    asked = await loads(outside, "alpha")
+    await outside.advance(1.0)
+    say(outside, "alpha", HALF)
+    await outside.rest()
+    await outside.engine.cancel(asked.id)
+    await outside.until(lambda: outside.engine.snapshot.models["alpha"].phase is Phase.STOPPED)
+    assert progress(outside, "alpha") is None
+    await outside.advance(1.0)
+    asked = await loads(outside, "alpha")
+    await outside.advance(1.0)
+    assert progress(outside, "alpha") is None
+    say(outside, "alpha", HALF)
+    await outside.rest()
+    assert progress(outside, "alpha") is not None
+
+
+async def test_the_second_time_it_is_known_how_long_it_takes(outside: Outside) -> None:
+    asked = await loads(outside, "alpha")
+    outlook = outside.engine.snapshot.outlook
+    assert outlook is not None
+    assert (outlook.estimate, outlook.left) == (None, None)
+    await outside.advance(20.0)
+    await comes_up(outside, "alpha", asked)
+    await comes_up(outside, "beta", await loads(outside, "beta"))
+    outside.prober.held.clear()
+    await loads(outside, "alpha")
+    await outside.advance(5.0)
+    await outside.engine.ping()
+    outlook = outside.engine.snapshot.outlook
+    assert outlook is not None
+    assert outlook.estimate is not None
+    assert outlook.estimate.times == 1
+    assert outlook.left == pytest.approx(15.0, abs=1.0)
+    await outside.advance(20.0)
+    await outside.engine.ping()
+    outlook = outside.engine.snapshot.outlook
+    assert outlook is not None
+    assert outlook.left == 0.0
