@@ -30,8 +30,11 @@ class Counter:
 
     def add(self, *labels: str, by: float = 1.0) -> None:
         """Counts one, or ``by``, under these label values. ValueError for another number of them."""
-        _check(self.name, self.labels, labels)
-        self.values[labels] = self.values.get(labels, 0.0) + by
+        value = self.values.get(labels)
+        if value is None:
+            _check(self.name, self.labels, labels)
+            value = 0.0
+        self.values[labels] = value + by
 
 
 @dataclass(slots=True)
@@ -47,10 +50,13 @@ class Histogram:
 
     def observe(self, value: float, *labels: str) -> None:
         """Counts one value under these label values. ValueError for another number of them."""
-        _check(self.name, self.labels, labels)
-        counts = self.counts.setdefault(labels, [0] * (len(self.buckets) + 1))
+        counts = self.counts.get(labels)
+        if counts is None:
+            _check(self.name, self.labels, labels)
+            counts = self.counts[labels] = [0] * (len(self.buckets) + 1)
+            self.sums[labels] = 0.0
         counts[bisect_left(self.buckets, value)] += 1
-        self.sums[labels] = self.sums.get(labels, 0.0) + value
+        self.sums[labels] += value
 
     def cumulative(self, labels: Labels) -> list[tuple[str, float]]:
         """Upper bound and how many were at or under it, as Prometheus writes them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -11,6 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from spark_modeld.gateway.chunks import Chunks
+from spark_modeld.gateway.familiar import Familiar
 from spark_modeld.gateway.heads import HEAD_LIMIT, Malformed, end_of_head, parse_request, parse_response
 
 pytestmark = pytest.mark.unit
@@ -275,3 +277,67 @@ def feed(chunks: Chunks, data: bytes, step: int) -> None:
 def test_bad_chunks_are_refused(data: bytes, step: int) -> None:
     with pytest.raises(Malformed):
         feed(Chunks(), data, step)
+
+
+def again(head: bytes, length: bytes) -> bytes:
+    return head + b"Authorization: Bearer a\r\nContent-Length: " + length + b"\r\nX: 1\r\n\r\n"
+
+
+def test_a_head_that_comes_again_is_read_alike_and_not_twice() -> None:
+    familiar = Familiar()
+    first = familiar.read(again(POST, b"5"))
+    assert familiar.read(again(POST, b"5")) is first
+    first.secret, first.forwarded = "a", b"x: 1\r\n"
+    longer = familiar.read(again(POST, b"1024"))
+    assert (longer.length, longer.fields, longer.secret, longer.forwarded) == (1024, first.fields, "a", b"x: 1\r\n")
+    assert first.length == 5
+    other = familiar.read(again(POST.replace(b"chat/", b""), b"5"))
+    assert (other.path, other.secret, other.forwarded) == ("/v1/completions", None, None)
+
+
+def outcome(read: Callable[[bytes], Any], head: bytes) -> Any:
+    try:
+        return read(head)
+    except Malformed as error:
+        return error
+
+
+KNOWN = [again(POST, b"5"), POST + b"\r\n", POST + b"Transfer-Encoding: chunked\r\n\r\n", again(POST, b"00")]
+LINES = [
+    b"Content-Length: 7",
+    b"content-length: 12",
+    b"Transfer-Encoding: chunked",
+    b"X: 1",
+    b"Content-Length: 1_0",
+    b"",
+]
+
+
+@given(
+    st.sampled_from(KNOWN),
+    st.one_of(
+        st.sampled_from([*KNOWN, *SMUGGLING.values()]),
+        st.sampled_from([b"", b"+5", b"-1", b" 5", b"5 ", b"5, 5", b"0x5", b"\xd9\xa5", b"5\r\nContent-Length: 6"]).map(
+            lambda length: again(POST, length)
+        ),
+        st.lists(st.sampled_from(LINES), max_size=4).map(lambda lines: POST + b"\r\n".join([*lines, b"", b""])),
+        st.builds(
+            lambda head, at, cut, put: head[: at % len(head)] + put + head[at % len(head) + cut :],
+            st.sampled_from(KNOWN),
+            st.integers(0, 200),
+            st.integers(0, 5),
+            st.binary(max_size=6),
+        ),
+    ),
+)
+def test_what_a_connection_remembers_changes_no_reading(before: bytes, head: bytes) -> None:
+    familiar = Familiar()
+    familiar.read(before)
+    expected, read = outcome(parse_request, head), outcome(familiar.read, head)
+    if isinstance(expected, Malformed):
+        assert (str(read), read.status) == (str(expected), expected.status)
+        return
+    names = ("method", "target", "path", "http10", "length", "close", "options")
+    assert [getattr(read, name) for name in names] == [getattr(expected, name) for name in names]
+    lengths = {b"content-length"}
+    assert [f for f in read.fields if f[0] not in lengths] == [f for f in expected.fields if f[0] not in lengths]

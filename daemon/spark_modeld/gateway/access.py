@@ -100,7 +100,9 @@ class Access:
 
     def _bearer(self, request: Request) -> Visitor:
         """A good token is not looked up again for a moment: under load that is a tenth of a request's cost."""
-        secret = _secret(request)
+        secret = request.secret
+        if secret is None:
+            secret = request.secret = _secret(request)
         now = self._clock()
         until, known = self._known.get(secret, (0.0, None))
         if known is not None and now < until:

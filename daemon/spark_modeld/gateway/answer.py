@@ -23,6 +23,7 @@ HOP_BY_HOP = frozenset(
     }
 )
 _OURS = HOP_BY_HOP | {b"content-length"}
+_BODILESS = frozenset({204, 304})
 _REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
 
 
@@ -64,29 +65,33 @@ class Answer:
         self.status = 0
         self.length = 0
 
-    def begin(
-        self, status: int, fields: Iterable[tuple[bytes, bytes]], length: int | None, reason: bytes = b""
-    ) -> None:
+    def begin(self, status: int, fields: Iterable[tuple[bytes, bytes]], length: int | None) -> None:
         """The head. ``length`` of the body in bytes, None where only its end will tell."""
+        self._begin(status, _lines(status, b"", fields), length)
+
+    def relay(self, response: Response) -> None:
+        """The head of an engine's response, without what concerned its connection only."""
+        lines = response.relayed
+        if lines is None:
+            lines = response.relayed = _lines(response.status, response.reason, _for_clients(response))
+        self._begin(response.status, lines, response.length)
+
+    def _begin(self, status: int, lines: bytes, length: int | None) -> None:
         assert not self.started
         self.started = True
         self.status = status
-        self._bodiless = self._head_only or status in {204, 304}
-        lines = [b"HTTP/1.1 %d %b\r\n" % (status, reason or _REASONS.get(status, b""))]
-        lines += [b"%b: %b\r\n" % field for field in fields]
+        self._bodiless = self._head_only or status in _BODILESS
+        framing = b""
         if length is not None:
             if status != 204:
-                lines.append(b"content-length: %d\r\n" % length)
+                framing = b"content-length: %d\r\n" % length
         elif not self._bodiless:
             if self._http10:
                 self.keep = False
             else:
                 self._chunked = True
-                lines.append(b"transfer-encoding: chunked\r\n")
-        if not self.keep:
-            lines.append(b"connection: close\r\n")
-        lines.append(b"\r\n")
-        self._out.append(b"".join(lines))
+                framing = b"transfer-encoding: chunked\r\n"
+        self._out += (lines, framing, b"\r\n" if self.keep else b"connection: close\r\n\r\n")
 
     def data(self, parts: Sequence[bytes]) -> None:
         """More of the body."""
@@ -129,7 +134,12 @@ class Answer:
         self.whole(refusal.status, refusal.body, *fields)
 
 
-def relayed(response: Response) -> Fields:
+def _lines(status: int, reason: bytes, fields: Iterable[tuple[bytes, bytes]]) -> bytes:
+    first = b"HTTP/1.1 %d %b\r\n" % (status, reason or _REASONS.get(status, b""))
+    return first + b"".join([b"%b: %b\r\n" % field for field in fields])
+
+
+def _for_clients(response: Response) -> Fields:
     """What of an engine's head is meant for the client."""
     nominated = response.options
     return [field for field in response.fields if field[0] not in _OURS and field[0] not in nominated]

@@ -24,19 +24,28 @@ _NOT_FOR_ENGINES = HOP_BY_HOP | {
     b"x-real-ip",
 }
 _NOT_FOR_ENGINES_EITHER = (b"x-forwarded-", b"tailscale-", b"cf-")
+_BODILESS = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
 
 
 def head(request: Request, target: str, authority: bytes, key: str | None, pieces: Sequence[Piece]) -> bytes:
     """The head to be sent, for ``target``; ``key`` is the bearer that the engine itself wants."""
-    nominated = request.options
-    lines = [f"{request.method} {target} HTTP/1.1\r\nhost: ".encode("ascii"), authority, b"\r\n"]
-    for name, value in request.fields:
-        if name in _NOT_FOR_ENGINES or name in nominated or name.startswith(_NOT_FOR_ENGINES_EITHER):
-            continue
-        lines.append(b"%b: %b\r\n" % (name, value))
+    forwarded = request.forwarded
+    if forwarded is None:
+        forwarded = request.forwarded = _forwarded(request)
+    more = b""
     if key is not None:
-        lines.append(b"authorization: Bearer " + key.encode("latin-1") + b"\r\n")
-    if pieces or request.method not in {"GET", "HEAD", "DELETE", "OPTIONS"}:
-        lines.append(b"content-length: %d\r\n" % sum(map(len, pieces)))
-    lines.append(b"\r\n")
-    return b"".join(lines)
+        more = b"authorization: Bearer " + key.encode("latin-1") + b"\r\n"
+    if pieces or request.method not in _BODILESS:
+        more += b"content-length: %d\r\n" % sum(map(len, pieces))
+    line = f"{request.method} {target} HTTP/1.1\r\nhost: ".encode("ascii")
+    return b"%b%b\r\n%b%b\r\n" % (line, authority, forwarded, more)
+
+
+def _forwarded(request: Request) -> bytes:
+    """The lines of the fields that are meant for an engine."""
+    nominated = request.options
+    return b"".join(
+        b"%b: %b\r\n" % (name, value)
+        for name, value in request.fields
+        if not (name in _NOT_FOR_ENGINES or name in nominated or name.startswith(_NOT_FOR_ENGINES_EITHER))
+    )

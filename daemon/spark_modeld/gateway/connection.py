@@ -11,7 +11,8 @@ from typing import cast
 from spark_modeld.gateway.access import WrongToken
 from spark_modeld.gateway.answer import Answer
 from spark_modeld.gateway.exchange import Exchange
-from spark_modeld.gateway.heads import HEAD_LIMIT, Malformed, Request, end_of_head, parse_request
+from spark_modeld.gateway.familiar import Familiar
+from spark_modeld.gateway.heads import HEAD_LIMIT, Malformed, Request, end_of_head
 from spark_modeld.gateway.house import House, Place
 from spark_modeld.gateway.intake import Intake
 from spark_modeld.gateway.record import Record
@@ -36,6 +37,7 @@ class Connection(asyncio.Protocol):
         "_buffer",
         "_clogged",
         "_exchange",
+        "_familiar",
         "_gone",
         "_house",
         "_intake",
@@ -59,6 +61,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._buffer = b""
         self._exchange: Exchange | None = None
+        self._familiar = Familiar()
         self._intake: Intake | None = None
         self._out: list[bytes] = []
         self._out_bytes = 0
@@ -231,7 +234,7 @@ class Connection(asyncio.Protocol):
             if self.deadline == math.inf or self.deadline > self._loop.time() + HEAD_SECONDS:
                 self.deadline = self._loop.time() + HEAD_SECONDS
             return False
-        request = parse_request(self._buffer[:end])
+        request = self._familiar.read(self._buffer[:end])
         self._buffer = self._buffer[end:]
         self._begin(request)
         return True

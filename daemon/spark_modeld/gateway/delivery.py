@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from enum import Enum, auto
 from typing import Protocol
 
-from spark_modeld.gateway.answer import Answer, relayed
+from spark_modeld.gateway.answer import Answer
 from spark_modeld.gateway.heads import Response
 from spark_modeld.gateway.refusals import Refusal
 from spark_modeld.gateway.usage import Usage
@@ -123,7 +123,7 @@ class Delivery:
             self._mode = _Mode.PASS if events else _Mode.COLLECT
             return
         self._events = events and b"content-encoding" not in single
-        self._answer.begin(response.status, relayed(response), response.length, response.reason)
+        self._answer.relay(response)
 
     def body(self, parts: Sequence[bytes]) -> None:
         """See ``relay.Owner``."""

@@ -23,13 +23,14 @@ from spark_modeld.gateway.naming import Body, JsonFields, Opaque, Piece
 from spark_modeld.gateway.record import Record
 from spark_modeld.gateway.refusals import Refusal, Refused, from_problem, refused
 from spark_modeld.gateway.relay import Relay
-from spark_modeld.gateway.routes import Kind, Route, at_engine, find
+from spark_modeld.gateway.routes import Kind, Route, find
 from spark_modeld.gateway.scan import JsonSpans
 
 # A refusal that comes at once is told by its status; whoever waits longer is told that it waits.
 GRACE_SECONDS = 0.25
 _SMALL = 1 << 20
 _NOBODY = Visitor()
+_NOWHERE = Route(Kind.ADMIN, "", "")
 
 
 class Exchange:
@@ -62,16 +63,15 @@ class Exchange:
         self._wire = wire
         self._request = request
         self._place = place
-        self._loop = asyncio.get_running_loop()
+        self._loop = house.loop
         keep = not request.close and not house.closing
         self.answer = Answer(wire, method=request.method, http10=request.http10, keep=keep)
-        path = request.target.partition("?")[0]
-        self.route = Route(Kind.ADMIN, path)
+        self.route = _NOWHERE
         self.visitor = _NOBODY
-        self.record = Record(method=request.method, path=path[:256])
+        self.record = Record(method=request.method, path=request.path[:256])
         self.over = False
         self._since = self._loop.time()
-        self._delivery = Delivery(self, self.answer, path, clock=self._loop.time)
+        self._delivery = Delivery(self, self.answer, request.path, clock=self._loop.time)
         self._intake: Intake | None = None
         self._body: Body | None = None
         self._scan: JsonSpans | Multipart | None = None
@@ -87,7 +87,7 @@ class Exchange:
         request = self._request
         if request.get(b"upgrade") is not None:
             raise refused(501, "not_implemented", "This gateway does not switch protocols.")
-        self.route = find(request.method, request.target)
+        self.route = find(request.method, request.path)
         if self.route.kind is not Kind.HEALTH:
             auth = self._house.settings.auth
             self.visitor = self._house.access.admit(request, self.route, auth=auth, loopback=self._place.loopback)
@@ -248,7 +248,7 @@ class Exchange:
             key = self._house.key(model.api_key_file) if model.api_key_file is not None else None
         except (OSError, ValueError) as error:
             raise refused(502, "model_failed", "The key that the model wants cannot be read.") from error
-        target = at_engine(self.route, self._request.target)
+        target = self.route.inner + self._request.target[len(self.route.path) :]
         head = asking.head(self._request, target, origin.authority, key, pieces)
         head_only = self._request.method == "HEAD"
         self._relay = Relay(self._delivery, self._house.pool, origin, [head, *pieces], head_only=head_only)

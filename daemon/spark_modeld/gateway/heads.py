@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Set
 from dataclasses import dataclass
+from functools import lru_cache
 
 HEAD_LIMIT = 64 * 1024
 _TARGET_LIMIT = 8 * 1024
@@ -54,28 +55,48 @@ class Malformed(Exception):
 class Request:
     """A request's head. ``length`` is its body's length in bytes, None for a chunked one.
 
-    ``options`` are the members of its Connection.
+    ``path`` is the target without its query, ``options`` are the members of its Connection. ``secret`` and
+    ``forwarded`` are what others found in it, kept for the next request with the same head.
     """
 
     method: str
     target: str
+    path: str
     http10: bool
     fields: Fields
     single: Single
     length: int | None
     close: bool
     options: Set[bytes]
+    secret: str | None = None
+    forwarded: bytes | None = None
 
     def get(self, name: bytes) -> bytes | None:
         """The value of a field that may be there once. ``Malformed`` when it is there more often."""
         return _once(self.single, name)
+
+    def with_length(self, length: int) -> Request:
+        """The same head before a body of another length. Its ``single`` still has the old one."""
+        return Request(
+            self.method,
+            self.target,
+            self.path,
+            self.http10,
+            self.fields,
+            self.single,
+            length,
+            self.close,
+            self.options,
+            self.secret,
+            self.forwarded,
+        )
 
 
 @dataclass(slots=True)
 class Response:
     """A response's head. ``length`` is None where chunks or the connection's end say how long its body is.
 
-    ``options`` are the members of its Connection.
+    ``options`` are the members of its Connection; ``relayed`` is what others made of it for clients.
     """
 
     status: int
@@ -86,6 +107,7 @@ class Response:
     chunked: bool
     keep: bool
     options: Set[bytes]
+    relayed: bytes | None = None
 
     @property
     def bodiless(self) -> bool:
@@ -119,9 +141,11 @@ def parse_request(head: bytes) -> Request:
         raise Malformed("The request has no Host.")
     length, chunked = _framing(single, http10=http10)
     options = _options(fields, single)
+    target = match[2].decode("ascii")
     return Request(
         match[1].decode("ascii"),
-        match[2].decode("ascii"),
+        target,
+        target.partition("?")[0],
         http10,
         fields,
         single,
@@ -131,8 +155,9 @@ def parse_request(head: bytes) -> Request:
     )
 
 
+@lru_cache(maxsize=64)
 def parse_response(head: bytes) -> Response:
-    """The response whose head these bytes are. ``Malformed``."""
+    """The response whose head these bytes are, not to be changed: engines repeat themselves. ``Malformed``."""
     match = _RESPONSE.fullmatch(head)
     if match is None:
         raise Malformed("The head of the response is not HTTP/1.1 as it should be.")

@@ -50,7 +50,8 @@ class House:
         self.leases = leases
         self.access = access
         self.key = key
-        self.turn = Turn(asyncio.get_running_loop())
+        self.loop = asyncio.get_running_loop()
+        self.turn = Turn(self.loop)
         self.pool = Pool(self.turn)
         self._tally = tally
         self.closing = False

@@ -23,10 +23,16 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """What a request is for; ``name`` is the model that ``MODEL`` asks about, ``path`` has no query."""
+    """What a request is for; ``name`` is the model that ``MODEL`` asks about, ``path`` has no query.
+
+    ``inner`` is the path as engines know it: with ``/v1``, whether or not the client's base URL had it. vLLM and SGLang
+    know no inference path without it; llama-server has other ones there, in a format of its own. Only ``tokenize`` is
+    bare everywhere.
+    """
 
     kind: Kind
     path: str
+    inner: str
     name: str = ""
 
 
@@ -39,39 +45,24 @@ _READING = frozenset({"GET", "HEAD"})
 _AMBIGUOUS = re.compile(r"//|\\|%2f|%5c|%2e|%00|(?:^|/)\.\.?(?:[/;]|$)|#", re.IGNORECASE)
 
 
-def find(method: str, target: str) -> Route:
-    """What the request is for. ``Refused``: 400 for a path that could be read in two ways, 405."""
-    return _find(method, target.partition("?")[0])
-
-
 @lru_cache(maxsize=256)
-def _find(method: str, path: str) -> Route:
+def find(method: str, path: str) -> Route:
+    """What the request is for. ``Refused``: 400 for a path that could be read in two ways, 405."""
     if not path.startswith("/") or _AMBIGUOUS.search(path):
         raise refused(400, "invalid_path", "The path has to be plain: no dot segments, no encoded slashes or dots.")
     plain = path.removeprefix("/v1/") if path.startswith("/v1/") else path[1:]
     if plain in _EXACT:
-        return _only(frozenset({"POST"}), method, Route(Kind.INFERENCE, path))
+        inner = "/tokenize" if plain == "tokenize" else f"/v1/{plain}"
+        return _only(frozenset({"POST"}), method, Route(Kind.INFERENCE, path, inner))
     if plain.startswith(_BELOW):
-        return _only(_READING | {"POST"}, method, Route(Kind.INFERENCE, path))
+        return _only(_READING | {"POST"}, method, Route(Kind.INFERENCE, path, f"/v1/{plain}"))
     if plain == "models":
-        return _only(_READING, method, Route(Kind.MODELS, path))
+        return _only(_READING, method, Route(Kind.MODELS, path, path))
     if path == "/health":
-        return _only(_READING, method, Route(Kind.HEALTH, path))
+        return _only(_READING, method, Route(Kind.HEALTH, path, path))
     if plain.startswith("models/") and method in _READING:
-        return Route(Kind.MODEL, path, unquote(plain.removeprefix("models/")))
-    return Route(Kind.ADMIN, path)
-
-
-def at_engine(route: Route, target: str) -> str:
-    """The request's target as an engine knows it: with ``/v1``, whether or not the client's base URL had it.
-
-    vLLM and SGLang know no inference path without it; llama-server has other ones there, in a format of its own. Only
-    ``tokenize`` is bare everywhere.
-    """
-    if route.kind is not Kind.INFERENCE:
-        return target
-    plain = target[3:] if target.startswith("/v1/") else target
-    return plain if route.path.removeprefix("/v1") == "/tokenize" else f"/v1{plain}"
+        return Route(Kind.MODEL, path, path, unquote(plain.removeprefix("models/")))
+    return Route(Kind.ADMIN, path, path)
 
 
 def _only(methods: frozenset[str], method: str, route: Route) -> Route:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol, cast
 from urllib.parse import urlsplit
 
@@ -16,9 +17,9 @@ _IDLE_SECONDS = 4.0
 _IDLE_LIMIT = 64
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Origin:
-    """Where an engine listens; ``authority`` is what its Host is.
+    """Where an engine listens; ``authority`` is what its Host is. There is one for each: they are told apart as such.
 
     ``spare``: its connections are not kept after a response. llama-server has a thread for each and few in all, so that
     an idle one holds up whoever comes next, for seconds.
@@ -31,6 +32,7 @@ class Origin:
     spare: bool = False
 
     @classmethod
+    @lru_cache(maxsize=1024)
     def of(cls, url: str, *, spare: bool = False) -> Origin:
         """The origin of a model's URL."""
         parts = urlsplit(url)

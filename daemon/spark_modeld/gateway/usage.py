@@ -36,5 +36,7 @@ class Usage:
     @property
     def tokens(self) -> tuple[int | None, int | None]:
         """Of the prompt, and of what was generated; None where nothing was said."""
+        if not self._found:
+            return None, None
         prompt, completion = _PROMPT.search(self._found), _COMPLETION.search(self._found)
         return (int(prompt[1]) if prompt else None, int(completion[1]) if completion else None)
