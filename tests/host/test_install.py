@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from support.spark import SOURCE, SparkHost
@@ -45,6 +47,13 @@ def test_the_manual_is_found(installed_host: SparkHost) -> None:
         where = installed_host.run("man", "--where", section, page).stdout.strip()
         assert where == f"/usr/share/man/man{section}/{page}.{section}.gz"
     assert "spark-modeld.toml.5.gz" in installed_host.run("man", "--where", "5", "spark-modeld.toml").stdout
+
+
+def test_the_links_between_the_documents_lead_somewhere(installed_host: SparkHost) -> None:
+    folder = installed_host.path("/usr/share/doc/spark-modeld")
+    links = set(re.findall(r"\]\(([^)#:\s]+)\)", (folder / "README.md").read_text()))
+    assert {"guide/moving-over.md", "DESIGN.md", "CHANGELOG.md"} <= links
+    assert [link for link in links if not (folder / link).exists()] == []
 
 
 def test_users(installed_host: SparkHost) -> None:
