@@ -10,6 +10,7 @@ import click
 from spark_modeld import __version__
 from spark_modeld.cli import acting, checking, log, reaching, reading
 from spark_modeld.cli.completion import PROGRAM, VARIABLE, completion
+from spark_modeld.cli.doctor.command import doctor
 from spark_modeld.cli.failures import Failure
 from spark_modeld.cli.options import Ctl, common
 from spark_modeld.cli.problems import tell
@@ -57,6 +58,7 @@ for _command in (
     log.logs,
     reading.events,
     acting.reload,
+    doctor,
     token,
     acting.shutdown,
     completion,

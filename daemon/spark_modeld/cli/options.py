@@ -26,11 +26,11 @@ class Ctl:
     @property
     def client(self) -> Client:
         """Talks to the daemon this run is about."""
-        return Client(self._path(), user=self.user)
+        return Client(self.socket_path, user=self.user)
 
     def patient_client(self, seconds: float) -> Client:
         """The same, for an answer within so many seconds."""
-        return Client(self._path(), user=self.user, seconds=seconds)
+        return Client(self.socket_path, user=self.user, seconds=seconds)
 
     def say(self, document: Any, *lines: str) -> None:
         """The JSON document, or with no ``--json`` the lines for people."""
@@ -40,7 +40,9 @@ class Ctl:
             for line in lines:
                 click.echo(line)
 
-    def _path(self) -> str:
+    @property
+    def socket_path(self) -> str:
+        """The control socket of the daemon this run is about."""
         if self.socket is not None:
             return self.socket
         if self.user:

@@ -1,0 +1,99 @@
+"""The command itself, and what it prints."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from spark_modeld.cli.failures import FAILED, local, refused
+from spark_modeld.cli.options import Ctl, common, pass_ctl
+from spark_modeld.cli.text import clean, is_unicode, paint
+
+if TYPE_CHECKING:
+    from spark_modeld.cli.doctor.facts import Setting
+    from spark_modeld.cli.doctor.finding import Finding
+
+_COLOURS = {"ok": "green", "warning": "yellow", "error": "red", "unseen": "dim"}
+_WIDEST = 13
+
+
+@click.command()
+@click.option("--polkit-rule", is_flag=True, help="Print the rule for units of your own, to be installed by root.")
+@click.option("--config", metavar="DIR", help="The configuration's folder.")
+@common
+@pass_ctl
+def doctor(ctl: Ctl, polkit_rule: bool, config: str | None) -> None:
+    """Look at all that the daemon needs and say what to mend, with the command that mends it.
+
+    It changes nothing and starts nothing. As root it sees most. Exit status 1 where an error was found.
+    """
+    from spark_modeld.cli.doctor import look_config
+
+    try:
+        setting = look_config.setting(per_user=ctl.user, config=config, socket=ctl.socket_path)
+    except ValueError as error:
+        raise local("failed", "No per-user systemd", str(error), FAILED) from error
+    if polkit_rule:
+        _print_rule(ctl, setting.config)
+        return
+    from spark_modeld.cli.doctor.gather import gather
+    from spark_modeld.cli.doctor.judge import judge
+
+    found = judge(gather(setting))
+    good = all(finding.level != "error" for finding in found)
+    ctl.say(
+        {"ok": good, "findings": [_shown(each, setting) for each in found]},
+        *([] if ctl.json else _screen(found, setting)),
+    )
+    if not good:
+        sys.exit(FAILED)
+
+
+def _print_rule(ctl: Ctl, folder: str) -> None:
+    from pathlib import Path
+
+    from spark_modeld.cli.doctor.facts import OWN_RULE, VERBS
+    from spark_modeld.cli.doctor.polkit_rule import own_units, rule
+    from spark_modeld.config.load import ConfigDirectory
+    from spark_modeld.core.errors import SparkError
+
+    try:
+        units = own_units(ConfigDirectory(Path(folder)).load())
+    except SparkError as error:
+        raise refused(error.problem.as_dict()) from error
+    if not units:
+        detail = f"No model in {folder} names a unit of your own (`unit = …`): the daemon needs no rule but its own."
+        raise local("failed", "No rule is needed", detail, FAILED)
+    text = rule(units, path=OWN_RULE, verbs=VERBS)
+    ctl.say({"path": OWN_RULE, "units": list(units), "verbs": list(VERBS), "rule": text}, text.rstrip("\n"))
+
+
+def _shown(finding: Finding, setting: Setting) -> dict[str, Any]:
+    return {
+        "area": finding.area,
+        "code": finding.code,
+        "level": finding.level,
+        "message": finding.message,
+        "fix": finding.command(root=setting.root) or None,
+        "note": finding.note or None,
+    }
+
+
+def _screen(found: list[Finding], setting: Setting) -> Iterator[str]:
+    marks = {"ok": "✔", "warning": "!", "error": "✘", "unseen": "?"} if is_unicode() else {"ok": "+", "error": "x"}
+    marks = {"warning": "!", "unseen": "?"} | marks
+    for each in found:
+        mark = paint(marks[each.level], _COLOURS[each.level])
+        yield f"{mark} {paint(each.area.ljust(_WIDEST), 'dim')} {clean(each.message)}"
+        if command := each.command(root=setting.root):
+            yield f"  {'':{_WIDEST}} {paint('$ ' + clean(command), 'bold')}"
+        if each.note:
+            yield f"  {'':{_WIDEST}} {paint(clean(each.note), 'dim')}"
+    counts = {level: sum(each.level == level for each in found) for level in ("error", "warning", "unseen")}
+    names = {"error": ("error", "errors"), "warning": ("warning", "warnings"), "unseen": ("not seen", "not seen")}
+    told = [f"{number} {names[level][number != 1]}" for level, number in counts.items() if number]
+    yield ""
+    yield ", ".join(told) + "." if told else "All is well."
