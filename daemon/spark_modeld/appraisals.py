@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from spark_modeld import ports
 from spark_modeld.core.appraisal import Inspection, Listener, UnitFacts

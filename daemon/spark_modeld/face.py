@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Protocol
+
+from msgspec import Struct, field
 
 from spark_modeld.core.endpoints import Places
 from spark_modeld.core.errors import Problem
@@ -18,8 +19,7 @@ from spark_modeld.core.report import Report
 from spark_modeld.core.tailnet import Tailnet
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelState:
+class ModelState(Struct, frozen=True, kw_only=True):
     """One model as it is now. ``fits`` is None while there is no reading; ``fit_reason`` says why not.
 
     ``error`` is why it is being stopped or is down, ``fell`` why it went down last, also while it is up again.
@@ -41,8 +41,7 @@ class ModelState:
     progress: Progress | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Waiting:
+class Waiting(Struct, frozen=True, kw_only=True):
     """The demands for one model: how many requests wait for it, and since when (Unix seconds) the first of them."""
 
     model: str
@@ -50,23 +49,20 @@ class Waiting:
     since: float
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
+class Lease(Struct, frozen=True):
     """A request's hold on a serving model. Given back exactly once, with ``Leases.release``."""
 
     model: Model
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Warning:
+class Warning(Struct, frozen=True, kw_only=True):
     """Something a person should know; it stands until it is no longer true."""
 
     code: str
     message: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Snapshot:
+class Snapshot(Struct, frozen=True, kw_only=True):
     """The daemon's state, taken in one piece after an event was handled. Advisory: it gates nothing.
 
     ``slot_phase`` is None for an empty slot, ``desired`` None where it is meant to be empty. ``slot_since`` is Unix
@@ -93,8 +89,7 @@ class Snapshot:
     config_problem: Problem | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(Struct, frozen=True):
     """One line of the event stream: ``kind`` is switch, slot, memory, model or config; ``data`` is JSON-ready."""
 
     id: int

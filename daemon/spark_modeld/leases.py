@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from spark_modeld.core.effects import Effects
 from spark_modeld.core.errors import SparkError

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import accumulate
+
+from msgspec import Struct, field
 
 Labels = tuple[str, ...]
 
@@ -19,8 +20,7 @@ FIRST_BYTE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 1
 """Upper bounds in seconds for how long an answer's first byte takes."""
 
 
-@dataclass(slots=True)
-class Counter:
+class Counter(Struct):
     """Only ever grows. ``name`` ends in ``_total``."""
 
     name: str
@@ -37,8 +37,7 @@ class Counter:
         self.values[labels] = value + by
 
 
-@dataclass(slots=True)
-class Histogram:
+class Histogram(Struct):
     """How values are spread over ``buckets``, their upper bounds in rising order."""
 
     name: str
@@ -64,8 +63,7 @@ class Histogram:
         return list(zip(bounds, map(float, accumulate(self.counts[labels])), strict=True))
 
 
-@dataclass(frozen=True, slots=True)
-class Gauge:
+class Gauge(Struct, frozen=True):
     """What is so now: ``read`` gives it for each set of label values, when somebody asks."""
 
     name: str

@@ -8,9 +8,10 @@ event loop's thread, in the order in which things happened.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
+
+from msgspec import Struct
 
 from spark_modeld.core.appraisal import Inspection, UnitFacts
 from spark_modeld.core.errors import Problem
@@ -28,23 +29,20 @@ class CallFailure(StrEnum):
     UNCLEAR = "unclear"
 
 
-@dataclass(frozen=True, slots=True)
-class JobQueued:
+class JobQueued(Struct, frozen=True):
     """systemd took the call ``token``; ``job`` is the job's object path."""
 
     token: int
     job: str
 
 
-@dataclass(frozen=True, slots=True)
-class CallDone:
+class CallDone(Struct, frozen=True):
     """The call ``token`` (kill, reset-failed) was done; it has no job."""
 
     token: int
 
 
-@dataclass(frozen=True, slots=True)
-class CallFailed:
+class CallFailed(Struct, frozen=True):
     """The call ``token`` failed."""
 
     token: int
@@ -52,8 +50,7 @@ class CallFailed:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class JobRemoved:
+class JobRemoved(Struct, frozen=True):
     """A job ended, ours or anybody's. Only ``done`` is success."""
 
     job: str
@@ -61,30 +58,26 @@ class JobRemoved:
     result: str
 
 
-@dataclass(frozen=True, slots=True)
-class UnitChanged:
+class UnitChanged(Struct, frozen=True):
     """systemd shows something new of a unit we watch."""
 
     unit: str
     status: UnitStatus
 
 
-@dataclass(frozen=True, slots=True)
-class BusConnected:
+class BusConnected(Struct, frozen=True):
     """The bus is (again) there: the state of every unit we watch, read after subscribing."""
 
     units: Mapping[str, UnitStatus]
 
 
-@dataclass(frozen=True, slots=True)
-class BusLost:
+class BusLost(Struct, frozen=True):
     """The bus is gone; nothing is known of any unit until ``BusConnected``."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class HostStopping:
+class HostStopping(Struct, frozen=True):
     """systemd itself is going down: nothing may be started any more."""
 
 
@@ -129,8 +122,7 @@ class Systemd(Protocol):
         """Disconnects for good."""
 
 
-@dataclass(frozen=True, slots=True)
-class Holder:
+class Holder(Struct, frozen=True):
     """Who holds a port: processes in words, and the unit or container scope they are in, if that is known."""
 
     who: str
@@ -174,13 +166,11 @@ class Pressure(Protocol):
         """Returns when tasks were held up for want of memory; never where the kernel does not tell."""
 
 
-@dataclass(frozen=True, slots=True)
-class LadderPassed:
+class LadderPassed(Struct, frozen=True):
     """The engine answers, under the right name, and generates."""
 
 
-@dataclass(frozen=True, slots=True)
-class LadderRefused:
+class LadderRefused(Struct, frozen=True):
     """The engine answered something that more waiting will not mend (the wrong model, a missing key)."""
 
     problem: Problem
@@ -291,8 +281,7 @@ class CatalogSource(Protocol):
         """The configuration on disk. SparkError ``invalid-config`` with every finding. Blocking."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outside:
+class Outside(Struct, frozen=True, kw_only=True):
     """Everything the engine may touch."""
 
     systemd: Systemd

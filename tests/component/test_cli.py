@@ -9,10 +9,10 @@ import pty
 import signal
 import sys
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from spark_modeld import __version__
 from spark_modeld.core.errors import Code, Problem

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from spark_modeld.core.errors import Code, Problem
 from spark_modeld.core.model import Outcome

@@ -7,10 +7,10 @@ import json
 import os
 import re
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from spark_modeld.core.model import EngineKind
 from support.relaying import AUTH, EVENTS, TOKEN, Call, Relaying, chunk, plain, relaying, request, until

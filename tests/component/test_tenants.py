@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 import random
 from collections.abc import AsyncIterator
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from spark_modeld.core.errors import Code, SparkError
 from spark_modeld.core.model import ActiveState, EngineKind, Model, Outcome, OwnUnit, Phase, Requester, Role, Switch

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import Phase as Step
 from hypothesis.stateful import initialize, run_state_machine_as_test
+from msgspec.structs import replace
 
 from property.machine import SlotMachine
 from property.world import GIB, MODELS, TOTAL, World

@@ -10,9 +10,11 @@ import asyncio
 import heapq
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import count
+
+from msgspec.structs import replace
 
 from spark_modeld import ports
 from spark_modeld.core.appraisal import Inspection, UnitFacts

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from spark_modeld.core.admission import Holder, admit, held_by, is_large
 from spark_modeld.core.errors import Code

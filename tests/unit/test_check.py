@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from spark_modeld.core.check import Finding, Level, Room, blocks, check
 from spark_modeld.core.finding import error

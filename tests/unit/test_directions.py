@@ -25,6 +25,7 @@ PURE = {
     "itertools",
     "json",
     "math",
+    "msgspec",
     "operator",
     "re",
     "shlex",

@@ -7,10 +7,10 @@ import os
 import pwd
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from spark_modeld import checkpoint
 from spark_modeld.core.appraisal import Inspection, UnitFacts

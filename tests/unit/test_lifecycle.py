@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from spark_modeld.core import lifecycle as life_of
 from spark_modeld.core.errors import Code, Problem

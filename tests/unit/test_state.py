@@ -9,10 +9,10 @@ import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from spark_modeld.core.model import Instant, Requester, Switch
 from spark_modeld.core.record import HISTORY, Record

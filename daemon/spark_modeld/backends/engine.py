@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from spark_modeld.core.model import EngineKind
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(Struct, frozen=True):
     """A POST that makes an engine work.
 
     ``body`` makes the JSON for a served model name; ``done`` says whether a 200's JSON document shows it was done.
@@ -21,8 +21,7 @@ class Request:
     done: Callable[[object], bool]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Engine:
+class Engine(Struct, frozen=True, kw_only=True):
     """How an engine's readiness is told.
 
     ``loading`` are the statuses of ``health_path`` that only mean "not yet"; others are waited for too, but named.

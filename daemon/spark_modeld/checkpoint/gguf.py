@@ -9,9 +9,10 @@ until the file's size allows it. The tests write with the package and read with 
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from spark_modeld.checkpoint.files import Unreadable, piece, regular
 
@@ -28,8 +29,7 @@ _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<
 _LENGTH = struct.Struct("<Q")
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(Struct, frozen=True):
     """What was kept of a header: scalars, short lists of numbers, and the keys of what was skipped.
 
     ``reaches`` is where in the file the last tensor begins, in bytes.

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
+
 from spark_modeld.checkpoint.config import Config
 from spark_modeld.checkpoint.files import Unreadable, names, size_of
 from spark_modeld.checkpoint.gguf import Header, header
@@ -95,9 +97,7 @@ def _folder(folder: Path, present: list[str]) -> Checkpoint:
 def _one_of(found: Checkpoint, models: list[str]) -> Checkpoint:
     message = f"{found.path} was read, one of {len(models)} GGUF models in its folder"
     extra = warning("several-models", message, "Let `path` name the .gguf itself")
-    return Checkpoint(
-        **{name: getattr(found, name) for name in found.__slots__} | {"findings": (*found.findings, extra)}
-    )
+    return replace(found, findings=(*found.findings, extra))
 
 
 def _gguf(path: Path) -> Checkpoint:

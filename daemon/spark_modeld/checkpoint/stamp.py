@@ -6,15 +6,15 @@ import hashlib
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from spark_modeld.checkpoint.files import Unreadable, names
 from spark_modeld.checkpoint.weights import siblings
 
 
-@dataclass(frozen=True, slots=True)
-class Stamp:
+class Stamp(Struct, frozen=True):
     """``text`` follows names, sizes, inodes and times of ``files``: those of the folder itself, each by its path."""
 
     text: str

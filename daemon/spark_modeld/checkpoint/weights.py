@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from spark_modeld.checkpoint.documents import members, texts
 from spark_modeld.checkpoint.files import Unreadable, content, piece, regular, size_of
@@ -28,8 +29,7 @@ _POINTER = b"version https://git-lfs"
 _AGAIN = "Fetch it again: `hf download` goes on where it stopped"
 
 
-@dataclass(frozen=True, slots=True)
-class Weights:
+class Weights(Struct, frozen=True):
     """The weights of one folder, in bytes."""
 
     format: Format = Format.NONE

@@ -8,8 +8,9 @@ import select
 import socket
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from spark_modeld.cli.failures import FAILED, TIMED_OUT, UNREACHABLE, Failure, local, refused
 
@@ -18,8 +19,7 @@ _AWAY_SECONDS = 30.0
 _RETRY_SECONDS = 0.2
 
 
-@dataclass(frozen=True)
-class Event:
+class Event(Struct, frozen=True):
     """One server-sent event; ``kind`` is empty for a heartbeat."""
 
     id: int

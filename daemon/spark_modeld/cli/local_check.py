@@ -17,7 +17,7 @@ def check_path(path: str, memory: dict[str, Any] | None, models: list[dict[str, 
 
     ``memory`` and ``models`` are the daemon's, None and none where it does not answer.
     """
-    from dataclasses import replace
+    from msgspec.structs import replace
 
     from spark_modeld import checkpoint
     from spark_modeld.config.proposal import propose, render

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from string import ascii_lowercase
 from typing import Any
+
+from msgspec import Struct
 
 from spark_modeld.cli.text import clean, fit, is_unicode, paint, size, unit_name, width
 
@@ -14,8 +15,7 @@ _LEAST_COLUMNS, _MOST_COLUMNS = 10, 100
 _COLOURS = ("cyan", "green")
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
+class _Part(Struct, frozen=True):
     """One stretch of the bar and its line below it, in bytes."""
 
     mark: str

@@ -5,9 +5,10 @@ from __future__ import annotations
 import http.client
 import json
 import ssl
-from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
+
+from msgspec import Struct, field
 
 _LOOK_SECONDS = 1.0
 _LARGEST = 8 << 20
@@ -17,8 +18,7 @@ class Unanswered(Exception):
     """Nobody answered, or it was no HTTP; the text says which."""
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """One answer: ``document`` is its JSON, None where it has none."""
 
     status: int

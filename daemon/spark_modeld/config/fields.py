@@ -6,7 +6,7 @@ equal to those of the core's types.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from spark_modeld.config.addresses import engine_url, listen_address
 from spark_modeld.config.kinds import (

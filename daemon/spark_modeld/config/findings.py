@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from spark_modeld.core.errors import Code, SparkError, refuse
 
@@ -13,8 +14,7 @@ SHOWN = 20
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(Struct, frozen=True):
     """One thing that is wrong: in which file, at which dotted key ("" for the file as a whole), and what is allowed."""
 
     file: str

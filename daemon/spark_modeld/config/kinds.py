@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
+
+from msgspec import Struct
 
 from spark_modeld.config.findings import dotted, shown, type_of
 
@@ -26,8 +27,7 @@ class Wrong(Exception):
         self.faults = faults
 
 
-@dataclass(frozen=True, slots=True)
-class Kind(Generic[T]):
+class Kind(Struct, Generic[T], frozen=True):
     """One kind of value. ``secret`` values are never repeated in a message."""
 
     allowed: str
@@ -172,8 +172,7 @@ def string_table(name: Kind[str], item: Kind[str], allowed: str) -> Kind[Mapping
     return Kind(allowed, schema, parse, item.secret)
 
 
-@dataclass(frozen=True, slots=True)
-class Field:
+class Field(Struct, frozen=True):
     """One key: its kind, one line about it, and its default as TOML would have it.
 
     ``default`` None means there is no constant default; ``default_help`` then says what applies.
@@ -187,8 +186,7 @@ class Field:
     default_help: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Table:
+class Table(Struct, frozen=True):
     """One table of a file (``key`` "" for the file itself): its keys and the tables in it."""
 
     key: str

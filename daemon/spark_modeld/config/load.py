@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+
+from msgspec.structs import replace
 
 from spark_modeld.config.fields import MODEL, RUNS, SETTINGS
 from spark_modeld.config.findings import Finding, invalid_config

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from spark_modeld.config.addresses import is_loopback, is_wildcard, reaches, split_address
 from spark_modeld.config.findings import Finding, quoted
 from spark_modeld.core.model import Model, OwnUnit, Role, Settings
 
 
-@dataclass(frozen=True, slots=True)
-class Draft:
+class Draft(Struct, frozen=True):
     """A model's file as far as it could be read. ``values`` has the keys that were given and are right."""
 
     file: str
@@ -22,8 +22,7 @@ class Draft:
     model: Model
 
 
-@dataclass(frozen=True, slots=True)
-class _Listener:
+class _Listener(Struct, frozen=True):
     key: str
     file: str
     host: str

@@ -10,11 +10,11 @@ import ipaddress
 import socket
 import struct
 from collections.abc import Set
-from dataclasses import dataclass
 from typing import Protocol
 from urllib.parse import urlsplit
 
 from aiohttp import web
+from msgspec import Struct
 
 from spark_modeld.core.errors import Code, SparkError, refuse
 
@@ -41,8 +41,7 @@ class TokenVerifier(Protocol):
         """The token's entry, None for one that is unknown, wrong or expired. Does not block."""
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(Struct, frozen=True):
     """Who is calling: ``actor`` for the history, ``uid`` when the kernel vouches for it."""
 
     actor: str | None = None

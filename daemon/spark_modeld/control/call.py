@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Mapping
-from dataclasses import dataclass, field
 from typing import TypeVar
 
 from aiohttp import web
+from msgspec import Struct, field
 
 from spark_modeld.control.access import Caller
 from spark_modeld.core.errors import Code, refuse
@@ -17,8 +17,7 @@ from spark_modeld.metrics import Metrics
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
+class Context(Struct, frozen=True):
     """What every handler may use: ``spec`` is the OpenAPI document, ``closing`` is set when the server ends.
 
     ``gate_uid`` is who may ask the gate: root, or with a per-user systemd, which has no root, the user.
@@ -34,8 +33,7 @@ class Context:
     whereabouts: Whereabouts | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(Struct, frozen=True):
     """One request that was admitted: ``path`` and ``query`` decoded, ``body`` an instance of the route's type.
 
     ``gone`` is set when the client hangs up.

@@ -8,12 +8,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 
 from aiohttp import web
+from msgspec import Struct
 
 from spark_modeld.control.call import Call
 from spark_modeld.core.errors import Code, refuse
@@ -49,8 +49,7 @@ HEADERS: Mapping[str, str] = MappingProxyType(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class File:
+class File(Struct, frozen=True):
     """One file as it is served; ``tag`` changes with its content."""
 
     content: bytes

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import unquote
 
 from aiohttp import web
+from msgspec import Struct, field
 
 from spark_modeld.control.call import Call
 from spark_modeld.core.errors import Code, SparkError, refuse
@@ -19,8 +19,7 @@ Handler = Callable[[Call], Awaitable[web.StreamResponse]]
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Query:
+class Query(Struct, frozen=True, kw_only=True):
     """One query parameter; ``schema`` is JSON Schema."""
 
     name: str
@@ -28,8 +27,7 @@ class Query:
     schema: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class Answer(Struct, frozen=True, kw_only=True):
     """One answer that is no problem: the Struct in its body, or ``media`` for a body that is not JSON.
 
     ``stream`` is the media type in which it comes instead where the query asks for one that goes on.
@@ -42,8 +40,7 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Route:
+class Route(Struct, frozen=True, kw_only=True):
     """One call of the API. ``{name}`` in ``path`` is one segment; ``problems`` are those that only this call has.
 
     ``anyone`` needs no token; ``gate`` is for systemd's own units, on the unix socket alone.

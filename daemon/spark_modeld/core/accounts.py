@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from spark_modeld.core.admission import held_by
 from spark_modeld.core.curve import Curve
@@ -17,8 +18,7 @@ LOADING = frozenset({Phase.STARTING, Phase.WARMING})
 _LEAVING = frozenset({Phase.STOPPING, Phase.STUCK})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class About:
+class About(Struct, frozen=True, kw_only=True):
     """What the accounts have to know of a life that moves.
 
     ``admitted``: the latest reading has just admitted it; ``quiet``: no other model loads or leaves; ``patience``:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from spark_modeld.core.errors import Code, Problem
 from spark_modeld.core.model import Basis, Footprint, GpuProcess, HostProcess, MemorySettings, MemorySource, Reading
@@ -11,8 +13,7 @@ from spark_modeld.core.model import Basis, Footprint, GpuProcess, HostProcess, M
 _GIB = 1 << 30
 
 
-@dataclass(frozen=True, slots=True)
-class Holder:
+class Holder(Struct, frozen=True):
     """A model that is alive: what it was admitted for, and what it is seen to hold (None: nobody can say).
 
     ``loading`` models have been promised memory that a reading does not show as taken yet. ``remedy`` says how to be

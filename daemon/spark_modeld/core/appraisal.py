@@ -7,7 +7,8 @@ runs; ports and memory, which depend on that, are judged when they are asked abo
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from spark_modeld.core.check import blocks, check
 from spark_modeld.core.errors import Code, Problem
@@ -19,8 +20,7 @@ _UNLOADABLE = frozenset({"error", "bad-setting"})
 _ENABLED = frozenset({"enabled", "enabled-runtime"})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UnitFacts:
+class UnitFacts(Struct, frozen=True, kw_only=True):
     """What systemd says of a unit whether it runs or not, in systemd's own words.
 
     ``user`` is empty for root. ``command`` are the words of its ``ExecStart=``, empty where it has none or several.
@@ -33,8 +33,7 @@ class UnitFacts:
     command: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Listener:
+class Listener(Struct, frozen=True):
     """Somebody listens on a model's port: ``holder`` says who, as far as that can be seen.
 
     ``own``: it may well be the model itself, in a container that docker started and that only docker knows by its name.
@@ -45,8 +44,7 @@ class Listener:
     own: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Inspection:
+class Inspection(Struct, frozen=True, kw_only=True):
     """What was seen of one model. ``fingerprint`` changes with its configuration and its checkpoint's files.
 
     ``findings`` are about the files it needs; the checkpoint brings its own.
@@ -60,8 +58,7 @@ class Inspection:
     listener: Listener | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Appraisal:
+class Appraisal(Struct, frozen=True, kw_only=True):
     """What follows from an inspection. ``findings`` say nothing about ports and memory."""
 
     inspection: Inspection

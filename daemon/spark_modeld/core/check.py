@@ -6,7 +6,8 @@ Pure: whoever calls has read the checkpoint, parsed the flags and taken a readin
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from spark_modeld.core.admission import gib
 from spark_modeld.core.finding import Finding, Level, error, info, sort, warning
@@ -40,8 +41,7 @@ _PYTHON = {EngineKind.SGLANG, EngineKind.VLLM, EngineKind.TRTLLM}
 _NAMED_AFTER_PATH = {EngineKind.SGLANG, EngineKind.VLLM}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Room:
+class Room(Struct, frozen=True, kw_only=True):
     """The machine as it is now: ``returned`` are the bytes that come back when what a switch replaces has stopped."""
 
     reading: Reading

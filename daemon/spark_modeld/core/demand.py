@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from spark_modeld.core.model import Instant
 
 
-@dataclass(frozen=True, slots=True)
-class Demand:
+class Demand(Struct, frozen=True):
     """One request that waits for ``model``, known to the engine as ``ask``.
 
     ``able``: a start or a switch may be made for it. Others only wait for what is coming up anyway.

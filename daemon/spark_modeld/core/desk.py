@@ -5,8 +5,9 @@ Nothing is started or stopped here: ``Turns`` does that for the slot, ``Beside``
 
 from __future__ import annotations
 
-from dataclasses import replace
 from math import ceil
+
+from msgspec.structs import replace
 
 from spark_modeld.core.beside import Beside
 from spark_modeld.core.demand import Demand, Demands

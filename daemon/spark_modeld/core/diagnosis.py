@@ -6,7 +6,9 @@ Engines say a few well-known things in many words; ``well_known`` lists them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from spark_modeld.core.well_known import WELL_KNOWN
 
@@ -14,8 +16,7 @@ LOOKED_AT = 1000
 """Characters of each line: what an engine says is at its beginning."""
 
 
-@dataclass(frozen=True, slots=True)
-class Diagnosis:
+class Diagnosis(Struct, frozen=True):
     """What went wrong (``code`` is stable, ``message`` one sentence), what to do, and the log line that says so."""
 
     code: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from spark_modeld.core.errors import Problem
 from spark_modeld.core.guard import Notice
@@ -10,8 +10,7 @@ from spark_modeld.core.lifecycle import Act
 from spark_modeld.core.model import Switch
 
 
-@dataclass(frozen=True, slots=True)
-class Do:
+class Do(Struct, frozen=True):
     """Run one act of a unit's life."""
 
     model: str
@@ -19,8 +18,7 @@ class Do:
     epoch: int
 
 
-@dataclass(frozen=True, slots=True)
-class Arm:
+class Arm(Struct, frozen=True):
     """Say ``Expired(epoch)`` to this model at ``at`` (monotonic seconds)."""
 
     model: str
@@ -28,50 +26,43 @@ class Arm:
     at: float
 
 
-@dataclass(frozen=True, slots=True)
-class Read:
+class Read(Struct, frozen=True):
     """Take a fresh reading and hand it to ``Slot.taken`` under this token, with an inspection of ``model``."""
 
     token: int
     model: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Wake:
+class Wake(Struct, frozen=True):
     """Call ``Slot.wake`` at ``at`` (monotonic seconds)."""
 
     at: float
 
 
-@dataclass(frozen=True, slots=True)
-class Save:
+class Save(Struct, frozen=True):
     """Put the record on disk before any later effect is run."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(Struct, frozen=True):
     """A switch has ended."""
 
     switch: Switch
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(Struct, frozen=True):
     """The answer to a start beside the slot, or at the gate: None admits it. Or why a demand gets no lease."""
 
     ask: int
     problem: Problem | None
 
 
-@dataclass(frozen=True, slots=True)
-class Guarded:
+class Guarded(Struct, frozen=True):
     """The guard says something: it goes into the log and the event stream."""
 
     notice: Notice
 
 
-@dataclass(frozen=True, slots=True)
-class Granted:
+class Granted(Struct, frozen=True):
     """The lease for the demand ``ask``; it is counted already."""
 
     ask: int

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
+
+from msgspec import Struct, field
 
 from spark_modeld.core.model import Catalog, EngineKind, Model
 from spark_modeld.core.tailnet import Served, Tailnet
@@ -40,8 +41,7 @@ class Reach(StrEnum):
     INTERNET = "internet"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Places:
+class Places(Struct, frozen=True, kw_only=True):
     """Where the daemon listens: the control socket's path, and addresses such as ``127.0.0.1:30100``.
 
     ``ports`` are the gateway ports that mean one model each.
@@ -54,8 +54,7 @@ class Places:
     ports: Mapping[int, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Endpoint:
+class Endpoint(Struct, frozen=True, kw_only=True):
     """One of them. ``url`` is the base URL for clients, ``model`` the model it means, None for all of them.
 
     ``token`` is the scope that a caller's token needs, None where none is asked for.

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Any
+
+from msgspec import Struct, field
 
 
 class Code(StrEnum):
@@ -38,8 +39,7 @@ BLAMED_ON_THE_UNIT = frozenset({Code.MODEL_FAILED, Code.START_TIMEOUT})
 """What the unit's own log may explain."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Meaning:
+class _Meaning(Struct, frozen=True):
     title: str
     status: int
     exit_code: int
@@ -71,8 +71,7 @@ _MEANINGS: Mapping[Code, _Meaning] = MappingProxyType(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(Struct, frozen=True):
     """What went wrong, and in ``detail`` what to do next. ``extra`` are further members of the JSON.
 
     ``http_status`` overrides the code's own status (403 instead of 401, 422 for a refused reload).

@@ -8,8 +8,9 @@ Whatever was asked to stop may first give its memory back: the grace begins anew
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 from enum import StrEnum
+
+from msgspec import Struct
 
 from spark_modeld.core.model import Instant, Reading
 
@@ -24,8 +25,7 @@ class Alarm(StrEnum):
     KILLED_LOADING = "killed-loading"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Notice:
+class Notice(Struct, frozen=True, kw_only=True):
     """What the guard says or does, for the log, the event stream and the metrics. Sizes are bytes."""
 
     alarm: Alarm
@@ -35,8 +35,7 @@ class Notice:
     model: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class GuardState:
+class GuardState(Struct, frozen=True):
     """For the snapshot: since when memory is under the floor, and when the next stop is due (Unix seconds)."""
 
     under_since: float | None = None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from spark_modeld.core import lifecycle as life_of
 from spark_modeld.core.accounts import LOADING, About, Accounts

@@ -8,8 +8,10 @@ what comes back with another epoch is stale. Jobs are told apart by their object
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from enum import StrEnum
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from spark_modeld.core.errors import Code, Problem
 from spark_modeld.core.model import ActiveState, Instant, Phase, UnitStatus
@@ -27,8 +29,7 @@ ASKED = ""
 """Stands for the path of a job that systemd was asked for and has not named yet."""
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(Struct, frozen=True):
     """The deadlines of one model's unit, in seconds."""
 
     reclaim: float
@@ -39,8 +40,7 @@ class Limits:
     """Whether processes of the model can outlive its unit: containers do, and what a user's own unit leaves."""
 
 
-@dataclass(frozen=True, slots=True)
-class Life:
+class Life(Struct, frozen=True):
     """One unit as the core knows it.
 
     ``job`` is our own pending job, ``ASKED`` between the call and its answer. ``foreign`` says that the
@@ -99,24 +99,21 @@ class Trigger(StrEnum):
     BUS_LOST = "bus-lost"
 
 
-@dataclass(frozen=True, slots=True)
-class Shown:
+class Shown(Struct, frozen=True):
     """What systemd shows. ``foreign``: a job that is not ours is, or was just now, at work on the unit."""
 
     status: UnitStatus
     foreign: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class JobQueued:
+class JobQueued(Struct, frozen=True):
     """systemd queued the start or stop that was asked for in this epoch."""
 
     epoch: int
     job: str
 
 
-@dataclass(frozen=True, slots=True)
-class CallFailed:
+class CallFailed(Struct, frozen=True):
     """The start or stop of this epoch was not taken. ``gone``: there is no such unit; ``denied``: we may not."""
 
     epoch: int
@@ -125,60 +122,52 @@ class CallFailed:
     denied: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class JobEnded:
+class JobEnded(Struct, frozen=True):
     """A job ended; only ``done`` is success."""
 
     job: str
     result: str
 
 
-@dataclass(frozen=True, slots=True)
-class Ladder:
+class Ladder(Struct, frozen=True):
     """The readiness ladder came to an end: passed (``problem`` None) or refused."""
 
     epoch: int
     problem: Problem | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Expired:
+class Expired(Struct, frozen=True):
     """The deadline armed in this epoch has passed."""
 
     epoch: int
 
 
-@dataclass(frozen=True, slots=True)
-class Gone:
+class Gone(Struct, frozen=True):
     """The unit's processes and GPU memory are gone, as looked for since this epoch."""
 
     epoch: int
 
 
-@dataclass(frozen=True, slots=True)
-class Left:
+class Left(Struct, frozen=True):
     """What of the unit is still there, as looked for since this epoch."""
 
     epoch: int
     words: str
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(Struct, frozen=True):
     """No room for it before the deadline."""
 
     problem: Problem
 
 
-@dataclass(frozen=True, slots=True)
-class UnderFloor:
+class UnderFloor(Struct, frozen=True):
     """Memory fell under the floor while it was loading."""
 
     problem: Problem
 
 
-@dataclass(frozen=True, slots=True)
-class Stalled:
+class Stalled(Struct, frozen=True):
     """It serves, says systemd, and has not generated anything for so many ``seconds``, or is not even listening."""
 
     epoch: int
@@ -186,8 +175,7 @@ class Stalled:
     seconds: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Plain:
+class Plain(Struct, frozen=True):
     """An event that carries nothing but its name."""
 
     trigger: Trigger

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
 from urllib.parse import urlsplit
+
+from msgspec import Struct, field
 
 from spark_modeld.core.errors import Problem
 from spark_modeld.core.finding import Finding
@@ -105,16 +106,14 @@ class Basis(StrEnum):
     UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True, slots=True)
-class Instant:
+class Instant(Struct, frozen=True):
     """One moment, on both clocks: ``mono`` for durations, ``wall`` (Unix seconds) for people."""
 
     mono: float
     wall: float
 
 
-@dataclass(frozen=True, slots=True)
-class Amount:
+class Amount(Struct, frozen=True):
     """A size: either ``bytes`` or a ``percent`` of the machine's memory, never both."""
 
     bytes: int | None = None
@@ -128,23 +127,20 @@ class Amount:
         return int(total * self.percent / 100)
 
 
-@dataclass(frozen=True, slots=True)
-class OwnUnit:
+class OwnUnit(Struct, frozen=True):
     """A unit the user already has."""
 
     unit: str
 
 
-@dataclass(frozen=True, slots=True)
-class Launch:
+class Launch(Struct, frozen=True):
     """A command that ``spark-model@<id>.service`` executes."""
 
     command: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
 
-@dataclass(frozen=True, slots=True)
-class Docker:
+class Docker(Struct, frozen=True):
     """An image that ``spark-model@<id>.service`` runs in the foreground."""
 
     image: str
@@ -152,8 +148,7 @@ class Docker:
     command: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Container:
+class Container(Struct, frozen=True):
     """A container that exists already, started and stopped by name."""
 
     name: str
@@ -168,8 +163,7 @@ def seat_of(unit: str, name: str) -> str:
 Run = OwnUnit | Launch | Docker | Container
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Model:
+class Model(Struct, frozen=True, kw_only=True):
     """One entry of the catalog: ``models.d/<id>.toml``, defaults filled in."""
 
     id: str
@@ -222,8 +216,7 @@ class Model:
         return frozenset({self.id, self.served_model_name, *self.aliases})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SlotSettings:
+class SlotSettings(Struct, frozen=True, kw_only=True):
     """``[slot]``; ``idle_return`` is None for "never"."""
 
     default: str = ""
@@ -237,8 +230,7 @@ class SlotSettings:
     max_start_attempts: int = 3
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MemorySettings:
+class MemorySettings(Struct, frozen=True, kw_only=True):
     """``[memory]``."""
 
     reserve: Amount = Amount(bytes=8 << 30)
@@ -248,22 +240,19 @@ class MemorySettings:
     guard_grace: float = 30.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HealthSettings:
+class HealthSettings(Struct, frozen=True, kw_only=True):
     """``[health]``."""
 
     stall_timeout: float = 120.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ControlSettings:
+class ControlSettings(Struct, frozen=True, kw_only=True):
     """``[control]``: ``listen`` is used when no socket was passed."""
 
     listen: tuple[str, ...] = ("127.0.0.1:30100",)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GatewaySettings:
+class GatewaySettings(Struct, frozen=True, kw_only=True):
     """``[gateway]``."""
 
     listen: tuple[str, ...] = ("127.0.0.1:30101",)
@@ -272,15 +261,13 @@ class GatewaySettings:
     max_waiting: int = 256
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LogSettings:
+class LogSettings(Struct, frozen=True, kw_only=True):
     """``[log]``."""
 
     level: str = "info"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class Settings(Struct, frozen=True, kw_only=True):
     """``spark-modeld.toml``."""
 
     slot: SlotSettings = SlotSettings()
@@ -291,8 +278,7 @@ class Settings:
     log: LogSettings = LogSettings()
 
 
-@dataclass(frozen=True, slots=True)
-class Catalog:
+class Catalog(Struct, frozen=True):
     """The whole configuration: settings and every model, by id."""
 
     settings: Settings = Settings()
@@ -305,8 +291,7 @@ class Catalog:
         return next((m for m in self.models.values() if name in m.names), None)
 
 
-@dataclass(frozen=True, slots=True)
-class Footprint:
+class Footprint(Struct, frozen=True):
     """What a model needs, in bytes, and where that number comes from.
 
     ``note`` says more of it in words, ``taken_at`` (Unix seconds) when it was measured.
@@ -318,8 +303,7 @@ class Footprint:
     taken_at: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class GpuProcess:
+class GpuProcess(Struct, frozen=True):
     """One process that holds GPU memory. ``bytes`` is None where the driver does not know.
 
     ``command`` is the program's name only, never its arguments; ``unit`` the systemd unit or
@@ -334,8 +318,7 @@ class GpuProcess:
     user: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class HostProcess:
+class HostProcess(Struct, frozen=True):
     """A process that is nobody's and holds much of the machine's own memory, in bytes."""
 
     pid: int
@@ -345,8 +328,7 @@ class HostProcess:
     user: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class HugePages:
+class HugePages(Struct, frozen=True):
     """Memory set aside as huge pages, in bytes: it is not part of what is available."""
 
     reserved: int
@@ -354,8 +336,7 @@ class HugePages:
     page: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Loaded:
+class Loaded(Struct, frozen=True, kw_only=True):
     """A model that a server of many holds: in bytes, and how much of that is the GPU's.
 
     ``model`` is its id in the catalog, None for one that is not in it. ``ends_in``: seconds until the server drops it
@@ -370,8 +351,7 @@ class Loaded:
     model: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
+class Reading(Struct, frozen=True, kw_only=True):
     """One measurement of memory, in bytes. ``free`` is MemFree (some engine images gate on it).
 
     ``stale`` says that NVML did not answer in time and ``processes`` are from an earlier reading;
@@ -409,8 +389,7 @@ class ActiveState(StrEnum):
     UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UnitStatus:
+class UnitStatus(Struct, frozen=True, kw_only=True):
     """What systemd shows of one unit, read in one piece.
 
     ``load`` is LoadState ("loaded", "not-found", "masked", ...), ``job`` the object path of a
@@ -428,24 +407,21 @@ class UnitStatus:
     need_reload: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class LogLine:
+class LogLine(Struct, frozen=True):
     """One line of a unit's journal, without secrets; ``at`` is Unix seconds."""
 
     at: float
     text: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rollback:
+class Rollback(Struct, frozen=True, kw_only=True):
     """The way back of a failed switch: which model is being started again, and how far it is."""
 
     model: str
     phase: SwitchPhase
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Switch:
+class Switch(Struct, frozen=True, kw_only=True):
     """One transaction that changes the occupant; ``model`` None empties the slot.
 
     ``timings`` has the seconds spent in each phase that has ended. ``findings`` are the warnings and errors

@@ -7,8 +7,9 @@ goes. The middle one of the last few counts, so that one load from a cold disk d
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
+
+from msgspec import Struct
 
 from spark_modeld.core.model import Instant, Outcome, Switch, SwitchPhase
 from spark_modeld.core.progress import Progress
@@ -19,8 +20,7 @@ _LEAVING = (SwitchPhase.DRAINING, SwitchPhase.STOPPING)
 _LOADING = (SwitchPhase.STARTING, SwitchPhase.WARMING)
 
 
-@dataclass(frozen=True, slots=True)
-class Estimate:
+class Estimate(Struct, frozen=True):
     """How long each phase takes in seconds, as the last ``times`` switches to the same model took."""
 
     times: int
@@ -41,8 +41,7 @@ class Estimate:
         return sum(seconds for each, seconds in self.phases.items() if _PHASES.index(each) >= _PHASES.index(phase))
 
 
-@dataclass(frozen=True, slots=True)
-class Outlook:
+class Outlook(Struct, frozen=True):
     """What is to be expected of the switch under way: how far its engine says it is, and how it went before.
 
     ``ready_at`` (Unix seconds) is when it should be ready, ``left`` how many seconds that is from the moment at which

@@ -9,7 +9,8 @@ higher of the two is learnt, when the model serves; later on, what the driver at
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from spark_modeld.core.admission import gib, held_by
 from spark_modeld.core.model import Basis, Footprint, Reading
@@ -31,8 +32,7 @@ def with_margin(measured: Measured) -> Footprint:
     return Footprint(measured.bytes + margin, Basis.MEASURED, note, measured.taken_at)
 
 
-@dataclass(slots=True)
-class _Seen:
+class _Seen(Struct):
     """One life: the most that the driver attributed to it, and what it ran with. ``serves`` once it has loaded."""
 
     fingerprint: str | None
@@ -41,8 +41,7 @@ class _Seen:
     serves: bool = False
 
 
-@dataclass(slots=True)
-class _Load:
+class _Load(Struct):
     """One load under way: what was available when it was admitted, the least since, and what strangers held then."""
 
     admitted: int

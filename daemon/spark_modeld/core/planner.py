@@ -7,7 +7,8 @@ That is why a switch that was interrupted anywhere (bus lost, kill -9) goes on f
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from spark_modeld.core import lifecycle as life_of
 from spark_modeld.core.appraisal import objection

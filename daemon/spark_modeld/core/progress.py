@@ -7,8 +7,9 @@ line of one means something else to another, so every engine is read alike: an `
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from enum import StrEnum
+
+from msgspec import Struct
 
 LOOKED_AT = 500
 """Characters at either end of a line: a bar that is drawn again and again is one long line, and its end is the news."""
@@ -23,8 +24,7 @@ class LoadStep(StrEnum):
     WARM_UP = "warming up"
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
+class Progress(Struct, frozen=True):
     """The step an engine is at, and how much of that step is done, 0 to 1; None where it does not say."""
 
     step: LoadStep

@@ -7,8 +7,9 @@ which nobody looked (the machine was frozen, the daemon was) proves nothing agai
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+
+from msgspec import Struct
 
 from spark_modeld.core.errors import Code, Problem
 from spark_modeld.core.model import Model
@@ -32,8 +33,7 @@ class Reach(StrEnum):
     WELL = "well"
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
+class Look(Struct, frozen=True):
     """One look at an engine: how it answered, and in ``words`` what was wrong.
 
     ``mark`` changes when it generates (None: it does not show that). ``others``: other clients are connected to it.
@@ -54,8 +54,7 @@ class Proof(StrEnum):
     NOT_OFFERED = "not-offered"
 
 
-@dataclass(frozen=True, slots=True)
-class Proven:
+class Proven(Struct, frozen=True):
     """The end of a request for one token."""
 
     proof: Proof

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
+
+from msgspec import Struct, field
 
 from spark_modeld.core.model import Switch
 
 HISTORY = 200
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
+class Measured(Struct, frozen=True):
     """A footprint seen before: peak bytes, when (Unix seconds), at which context (tokens), for which configuration."""
 
     bytes: int
@@ -21,8 +21,7 @@ class Measured:
     fingerprint: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
+class Record(Struct, frozen=True, kw_only=True):
     """``desired``: a model id, "" for a slot emptied on purpose, None for never decided.
 
     ``held_boot`` is the boot id during which somebody stopped the occupant with systemctl: the slot stays empty for

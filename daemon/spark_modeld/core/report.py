@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from spark_modeld.core.appraisal import Appraisal, told
 from spark_modeld.core.check import blocks
@@ -12,8 +13,7 @@ from spark_modeld.core.footprint import PartName
 from spark_modeld.core.model import Basis, Container, Docker, Footprint, Model, Reading
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
+class Report(Struct, frozen=True, kw_only=True):
     """``findings`` include ports and memory. ``fits`` is about now, in place of what a switch replaces; None without
     a ``reading``. ``reserve`` is in bytes.
     """

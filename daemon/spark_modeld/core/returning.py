@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Container
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from spark_modeld.core.model import Instant
 
 _NOISE_BYTES = 256 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Debt:
+class Debt(Struct, frozen=True):
     """One model's memory on its way back, in bytes.
 
     ``baseline`` is what was available when its stop began; ``until`` (monotonic seconds) when nobody waits for it any

@@ -7,7 +7,9 @@ effects to run, in order. ``House`` holds the lives, ``Planner`` the transaction
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from spark_modeld.core import lifecycle as life_of
 from spark_modeld.core.admission import gib
@@ -42,8 +44,7 @@ _BACK_SOON = "The daemon is shutting down; ask again when it is back."
 _RISEN = frozenset({Phase.STARTING, Phase.WARMING, Phase.SERVING})
 
 
-@dataclass(frozen=True, slots=True)
-class _Ask:
+class _Ask(Struct, frozen=True):
     """A start that waits: a side model's for a reading, at the gate of a unit that goes down for its end."""
 
     model: str

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
+
+from msgspec import Struct
 
 _LOOPBACK = re.compile(r"localhost|127(?:\.\d{1,3}){3}|::1")
 _SCHEME = re.compile(r"[a-z+]+://")
 
 
-@dataclass(frozen=True, slots=True)
-class Served:
+class Served(Struct, frozen=True):
     """One address of the tailnet that ends at this machine: ``public`` ones are open to the whole internet.
 
     ``host`` (every loopback name is ``127.0.0.1``) and ``port`` are where it ends, ``off`` the command that ends it;
@@ -32,8 +32,7 @@ class Served:
     off: str
 
 
-@dataclass(frozen=True, slots=True)
-class Tailnet:
+class Tailnet(Struct, frozen=True):
     """This machine in its tailnet: its DNS name ("" where it has none), addresses, and what it hands on."""
 
     name: str

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from types import MappingProxyType
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from spark_modeld.core.errors import Problem
 from spark_modeld.core.model import Instant, Outcome, Phase, Rollback, Switch, SwitchPhase
@@ -31,8 +33,7 @@ _RAISING = {
 }
 
 
-@dataclass(slots=True)
-class Transaction:
+class Transaction(Struct):
     """One switch under way.
 
     ``target`` is what is being raised now: the switch's model, or a model on the way back once ``rolled``.
@@ -87,8 +88,7 @@ class Transaction:
         return _RAISING.get(target, self.switch.phase) if target else self.switch.phase
 
 
-@dataclass(slots=True)
-class Attempts:
+class Attempts(Struct):
     """Failed starts of one model in a row, and when the next may be tried by ourselves.
 
     ``refusals`` are those among them that never started anything: there was no room.

@@ -5,11 +5,10 @@ A text is one that appears when it happened, and not in the log of a start that 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 
-@dataclass(frozen=True, slots=True)
-class WellKnown:
+class WellKnown(Struct, frozen=True):
     """One failure. Each of ``texts`` is in small letters, and in parts that come one after the other in a line."""
 
     code: str

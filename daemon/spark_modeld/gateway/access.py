@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Set
-from dataclasses import dataclass, field
 from typing import Protocol
 from urllib.parse import urlsplit
+
+from msgspec import Struct, field
 
 from spark_modeld.core.model import Model
 from spark_modeld.gateway.heads import Request
@@ -61,8 +62,7 @@ class WrongToken(Refused):
         self.delay = delay
 
 
-@dataclass(frozen=True, slots=True)
-class Visitor:
+class Visitor(Struct, frozen=True):
     """Who asks: ``actor`` for history and log, ``models`` None for every one."""
 
     actor: str | None = None

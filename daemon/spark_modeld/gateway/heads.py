@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Set
-from dataclasses import dataclass
 from functools import lru_cache
+
+from msgspec import Struct
 
 HEAD_LIMIT = 64 * 1024
 _TARGET_LIMIT = 8 * 1024
@@ -51,8 +52,7 @@ class Malformed(Exception):
         self.status = status
 
 
-@dataclass(slots=True)
-class Request:
+class Request(Struct):
     """A request's head. ``length`` is its body's length in bytes, None for a chunked one.
 
     ``path`` is the target without its query, ``options`` are the members of its Connection. ``secret`` and
@@ -92,8 +92,7 @@ class Request:
         )
 
 
-@dataclass(slots=True)
-class Response:
+class Response(Struct):
     """A response's head. ``length`` is None where chunks or the connection's end say how long its body is.
 
     ``options`` are the members of its Connection; ``relayed`` is what others made of it for clients.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from spark_modeld.core.model import Catalog, GatewaySettings, Model, Phase
 from spark_modeld.face import Leases, Snapshot
@@ -33,8 +34,7 @@ class Wire(Protocol):
         """The exchange is over; ``keep``: another request may come."""
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(Struct, frozen=True):
     """Where a client connected: ``port`` when everything there is for one model."""
 
     loopback: bool

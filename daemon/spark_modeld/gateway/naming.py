@@ -6,10 +6,10 @@ Everything else in a body stays as it is, byte for byte.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
+from msgspec import Struct
 
 from spark_modeld.gateway.refusals import Refused, refused
 
@@ -31,8 +31,7 @@ class Body(Protocol):
         """The body with this model's name in it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Opaque:
+class Opaque(Struct, frozen=True):
     """A body that names no model, or is none of the gateway's business."""
 
     raw: Piece

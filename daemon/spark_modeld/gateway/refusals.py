@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import msgspec
+from msgspec import Struct
 
 from spark_modeld.core.errors import Code, Problem
 
@@ -20,8 +20,7 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])\s")
 _CODES = {Code.UNKNOWN_MODEL: "model_not_found"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refusal:
+class Refusal(Struct, frozen=True, kw_only=True):
     """An answer of our own that is an error. ``retry_after`` is in seconds; ``allow`` are the methods of a 405."""
 
     status: int

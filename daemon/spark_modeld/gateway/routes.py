@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 from urllib.parse import unquote
+
+from msgspec import Struct
 
 from spark_modeld.gateway.refusals import Refusal, Refused, refused
 
@@ -21,8 +22,7 @@ class Kind(StrEnum):
     ADMIN = "engine-admin"
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(Struct, frozen=True):
     """What a request is for; ``name`` is the model that ``MODEL`` asks about, ``path`` has no query.
 
     ``inner`` is the path as engines know it: with ``/v1``, whether or not the client's base URL had it. vLLM and SGLang

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol, cast
 from urllib.parse import urlsplit
+
+from msgspec import Struct
 
 from spark_modeld.gateway.turn import Turn
 
@@ -17,8 +18,7 @@ _IDLE_SECONDS = 4.0
 _IDLE_LIMIT = 64
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Origin:
+class Origin(Struct, frozen=True, eq=False):
     """Where an engine listens; ``authority`` is what its Host is. There is one for each: they are told apart as such.
 
     ``spare``: its connections are not kept after a response. llama-server has a thread for each and few in all, so that

@@ -10,15 +10,15 @@ import os
 import pwd
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+
+from msgspec import Struct
 
 READ, EXECUTE = 4, 1
 
 
-@dataclass(frozen=True, slots=True)
-class Account:
+class Account(Struct, frozen=True):
     """A user, with every group that counts."""
 
     name: str
@@ -35,8 +35,7 @@ class Outcome(StrEnum):
     UNSEEN = "unseen"
 
 
-@dataclass(frozen=True, slots=True)
-class Walk:
+class Walk(Struct, frozen=True):
     """``where`` is the folder or file at which it ended; ``why`` says its owner and mode."""
 
     outcome: Outcome

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
+
+from msgspec import Struct, field
 
 from spark_modeld.core.appraisal import Inspection, UnitFacts
 from spark_modeld.core.finding import Finding, error, info, warning
@@ -34,8 +35,7 @@ class Stamped(Protocol):
         """The files themselves, by their path."""
 
 
-@dataclass(slots=True)
-class Eyes:
+class Eyes(Struct):
     """How this process sees: who reads checkpoints for it, and what it has read. ``user``: a per-user daemon's."""
 
     read: Callable[[str], Checkpoint]

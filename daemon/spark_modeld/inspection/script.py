@@ -8,7 +8,9 @@ from __future__ import annotations
 import os
 import shlex
 import stat
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from spark_modeld.core.footprint import Flags, parse_flags
 from spark_modeld.core.model import Container, EngineKind, Launch, Model
@@ -24,8 +26,7 @@ _PROGRAMS = {
 _ENDS = frozenset({";", "&&", "||", "|", "&"})
 
 
-@dataclass(frozen=True, slots=True)
-class Script:
+class Script(Struct, frozen=True):
     """``stamp`` changes with the file; ``flags`` is None where it does not show how the engine is started."""
 
     stamp: str

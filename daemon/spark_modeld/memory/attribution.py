@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
+
+from msgspec import Struct, field
 
 from spark_modeld.core.model import Model
 
@@ -57,8 +58,7 @@ def _systemd_path(text: str) -> str:
     return paths.get("name=systemd", paths.get("", ""))
 
 
-@dataclass(frozen=True, slots=True)
-class Owners:
+class Owners(Struct, frozen=True):
     """Who owns what: unit name -> model id, container id -> model id."""
 
     units: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))

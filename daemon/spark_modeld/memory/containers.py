@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 _REMEMBERED = 64
 _CONTAINER = re.compile(r"([0-9a-f]{64})\n")
 
 
-@dataclass(frozen=True, slots=True)
-class _Seen:
+class _Seen(Struct, frozen=True):
     version: tuple[int, int, int]
     container: str | None
 

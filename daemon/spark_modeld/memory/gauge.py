@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime
+
+from msgspec.structs import replace
 
 from spark_modeld.core.errors import Code, refuse
 from spark_modeld.core.model import GpuProcess, Instant, MemorySource, Reading

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from spark_modeld.core.model import HugePages
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MemInfo:
+class MemInfo(Struct, frozen=True, kw_only=True):
     """All in bytes, except the two counts of huge pages."""
 
     total: int

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
+
+from msgspec import Struct, field
 
 LIBRARY = "libnvidia-ml.so.1"
 RETRY_SECONDS = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class Device:
+class Device(Struct, frozen=True):
     """One GPU. ``total`` and ``free`` are bytes, None where NVML does not support the question.
 
     ``has_bar1`` says that it has a memory window of its own on the PCI bus, which a GPU that shares the machine's
@@ -30,8 +30,7 @@ class Device:
     has_bar1: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Survey:
+class Survey(Struct, frozen=True):
     """One round of questions. ``usage`` is PID -> bytes, None where the driver does not know.
 
     ``trouble`` says in words what NVML could not do.
@@ -42,8 +41,7 @@ class Survey:
     trouble: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class _Gpu:
+class _Gpu(Struct, frozen=True):
     index: int
     handle: Any
     name: str

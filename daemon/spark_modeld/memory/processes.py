@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from spark_modeld.core.errors import SparkError
 from spark_modeld.core.model import GpuProcess
@@ -20,8 +21,7 @@ _UNSURE_SECONDS = 5.0
 _ANONYMOUS_SECONDS = 30.0
 
 
-@dataclass(frozen=True, slots=True)
-class _Known:
+class _Known(Struct, frozen=True):
     started: int | None
     identity: Identity
     unit: str | None

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import os
 import pwd
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+
+from msgspec import Struct
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(Struct, frozen=True):
     """The program's name and the user's. Both are empty for a process that is gone or hidden."""
 
     command: str = ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from spark_modeld.core.model import MemorySource
 from spark_modeld.memory.meminfo import MemInfo, gib
@@ -11,8 +11,7 @@ from spark_modeld.memory.nvml import Device
 _SHIM_TOLERANCE = 0.05
 
 
-@dataclass(frozen=True, slots=True)
-class Pool:
+class Pool(Struct, frozen=True):
     """The memory that models are admitted to, in bytes."""
 
     source: MemorySource

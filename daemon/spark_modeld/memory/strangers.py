@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
+
+from msgspec import Struct, field
 
 from spark_modeld.core.model import HostProcess
 from spark_modeld.memory.lone_thread import LoneThread
@@ -16,8 +17,7 @@ STRANGE_BYTES = 1 << 30
 SHOWN = 5
 
 
-@dataclass(frozen=True, slots=True)
-class HostMemory:
+class HostMemory(Struct, frozen=True):
     """The largest strangers, and model -> bytes, each without what it holds of a GPU's memory.
 
     A driver's allocations are not part of a process's resident memory.

@@ -9,7 +9,8 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 _SOCK_DIAG = 4
 _BY_FAMILY = 20
@@ -24,8 +25,7 @@ _MESSAGE = struct.Struct("=BBBB2s2s16s16sI8sIIIII")
 _SECONDS = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Listening:
+class Listening(Struct, frozen=True):
     """A listening socket: its address (4 or 16 bytes), port, owner, inode, and control group if the kernel says."""
 
     address: bytes

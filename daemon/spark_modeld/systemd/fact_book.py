@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from spark_modeld.core.appraisal import UnitFacts
 
@@ -26,8 +27,7 @@ class Unsure(Exception):
     """The files of a unit cannot be followed; systemd is asked each time."""
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(Struct, frozen=True):
     """What systemd is asked, in which era and when (wall clock). ``folders``: where it looks for units."""
 
     unit: str
@@ -36,8 +36,7 @@ class Question:
     asked_ns: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
+class _Entry(Struct, frozen=True):
     facts: UnitFacts
     era: object
     marks: Mapping[str, _Mark]

@@ -11,12 +11,12 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import pydbus  # gives every Gio.DBusConnection its .pydbus
 import structlog
 from gi.repository import Gio, GLib
+from msgspec import Struct
 
 log = structlog.get_logger(__name__)
 
@@ -25,16 +25,14 @@ PROPERTIES = "org.freedesktop.DBus.Properties"
 _MAX_REPLY_SECONDS = 2**31 // 1000 - 1
 
 
-@dataclass(frozen=True, slots=True)
-class BusError:
+class BusError(Struct, frozen=True):
     """Why a call failed. ``name`` is the D-Bus error's name, None when nothing came back (timeout, closed)."""
 
     name: str | None
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(Struct, frozen=True):
     """A method call: ``method`` is interface and member, dotted; ``signature`` that of all arguments, in brackets."""
 
     destination: str

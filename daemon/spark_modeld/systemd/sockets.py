@@ -9,10 +9,10 @@ import re
 import socket
 import stat
 from collections.abc import Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, field
 from types import MappingProxyType
 
 import structlog
+from msgspec import Struct, field
 
 log = structlog.get_logger(__name__)
 
@@ -27,8 +27,7 @@ _BACKLOG = 1024
 _IP_FREEBIND = 15
 
 
-@dataclass(frozen=True, slots=True)
-class Sockets:
+class Sockets(Struct, frozen=True):
     """Listening sockets by their FileDescriptorName; there may be several of one name."""
 
     by_name: Mapping[str, tuple[socket.socket, ...]] = field(default_factory=lambda: MappingProxyType({}))

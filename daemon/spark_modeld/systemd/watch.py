@@ -6,10 +6,10 @@ Lives in the GLib thread, for as long as one ``Remote`` does.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import structlog
+from msgspec import Struct, field
 
 from spark_modeld.core.model import ActiveState, UnitStatus
 from spark_modeld.ports import CallFailure
@@ -40,8 +40,7 @@ class Remote(Protocol):
         """Calls ``changed`` at every PropertiesChanged of the unit at ``path``, whichever interface it is about."""
 
 
-@dataclass(slots=True, eq=False)
-class _Unit:
+class _Unit(Struct, eq=False):
     name: str
     path: str | None = None
     id: str | None = None

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import subprocess
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from spark_modeld.core.tailnet import Tailnet, tailnet_of
 
@@ -16,8 +17,7 @@ _STATUS = ("tailscale", "status", "--json", "--peers=false")
 _SERVE = ("tailscale", "serve", "status", "--json")
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """What came of asking: ``installed`` says that there is such a command, ``trouble`` why it said nothing."""
 
     installed: bool

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from spark_modeld import ports
 from spark_modeld.core.model import MemorySource, Reading

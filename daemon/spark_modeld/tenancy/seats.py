@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field, replace
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from spark_modeld.core.lifecycle import UNLOADED
 from spark_modeld.core.model import ActiveState, Loaded, UnitStatus, seat_of
@@ -14,8 +16,7 @@ MISSING_SECONDS = 6.0
 _RUNNING = frozenset({ActiveState.ACTIVE, ActiveState.RELOADING})
 
 
-@dataclass(slots=True)
-class Server:
+class Server(Struct):
     """One server: what systemd shows of its unit, and what it says that it holds. ``asked_at``: when, monotonic;
     ``asks`` counts the questions, ``answered`` is the latest one that has an answer.
 
@@ -41,8 +42,7 @@ class Server:
         return self.status is not None and self.status.active in _RUNNING
 
 
-@dataclass(slots=True)
-class Seat:
+class Seat(Struct):
     """One tenant's place. ``claimed``: it is ours and not listed yet, the ladder has it loaded.
 
     ``job`` is our own start or stop under way, ``during`` what is shown meanwhile. ``up`` is what was last shown.

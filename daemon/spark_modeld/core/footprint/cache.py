@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from spark_modeld.core.footprint.checkpoint import CacheKind, Checkpoint, Layers
 from spark_modeld.core.footprint.dtypes import known, size_of
@@ -16,8 +16,7 @@ BATCH = 512
 MOST_BYTES = 1 << 53
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CacheNeed:
+class CacheNeed(Struct, frozen=True, kw_only=True):
     """``bytes`` for ``context`` tokens; ``per_token``: each further one, in the layers that keep all of them."""
 
     bytes: int

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+
+from msgspec import Struct
 
 from spark_modeld.core.finding import Finding
 
@@ -26,8 +27,7 @@ class CacheKind(StrEnum):
     STATE = "recurrent state"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Layers:
+class Layers(Struct, frozen=True, kw_only=True):
     """``count`` layers that cache alike.
 
     ``key`` and ``value`` are elements per token (their size follows the cache's dtype), ``extra_bytes`` per token are
@@ -45,8 +45,7 @@ class Layers:
     heads: int = 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Architecture:
+class Architecture(Struct, frozen=True, kw_only=True):
     """``context`` is the longest sequence the model was made for, in tokens; ``source`` where all this is from."""
 
     name: str
@@ -57,8 +56,7 @@ class Architecture:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Quantization:
+class Quantization(Struct, frozen=True, kw_only=True):
     """``method`` as engines name it (compressed-tensors, modelopt, fp8, awq, gptq, mxfp4, bitsandbytes, gguf).
 
     ``format`` is what the method calls its variant ("nvfp4-pack-quantized", "NVFP4", "Q4_K_M"), ``kv_cache`` the dtype
@@ -74,8 +72,7 @@ class Quantization:
         return f"{self.method} ({self.format})" if self.format else self.method
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Checkpoint:
+class Checkpoint(Struct, frozen=True, kw_only=True):
     """All that is known of one checkpoint. What could not be read is None, and a finding says why.
 
     ``weight_bytes`` are the sizes of the files that will be loaded, from ``weight_source``; ``weight_files`` how many

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from spark_modeld.core.footprint.checkpoint import Architecture, CacheKind, Layers
 from spark_modeld.core.footprint.recurrent import state_bytes

@@ -8,8 +8,9 @@ they come.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import StrEnum
+
+from msgspec import Struct
 
 from spark_modeld.core.footprint.cache import CacheNeed, cache_need
 from spark_modeld.core.footprint.checkpoint import Checkpoint
@@ -49,8 +50,7 @@ class PartName(StrEnum):
     SHARED_MEMORY = "shared_memory"
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(Struct, frozen=True):
     """Bytes of one kind, and the file, flag or constant the number is from."""
 
     name: PartName
@@ -58,8 +58,7 @@ class Part:
     source: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Estimate:
+class Estimate(Struct, frozen=True, kw_only=True):
     """``cache`` is what one full context needs (None: nobody can say), ``pool`` what the engine will set aside for it.
 
     ``complete`` is False when weights or cache are unknown and no fraction decides, or an engine that takes a fraction
@@ -142,8 +141,7 @@ def _weights(checkpoint: Checkpoint | None, tp: int) -> Part | None:
     return Part(PartName.WEIGHTS, -(-checkpoint.weight_bytes // tp), checkpoint.weight_source + share)
 
 
-@dataclass(frozen=True, slots=True)
-class _Memory:
+class _Memory(Struct, frozen=True):
     total: int
     available: int
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
+
+from msgspec import Struct, field
 
 from spark_modeld.core.model import Docker, EngineKind, Launch, Model
 
@@ -33,8 +34,7 @@ _COUNT_UNITS = {
 _SIZE_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Flags:
+class Flags(Struct, frozen=True, kw_only=True):
     """What the command says; None where it says nothing, and the engine's default holds.
 
     ``fraction`` is 0..1, ``context`` and ``max_tokens`` are tokens, ``sequences`` how many run at once. ``said`` has
