@@ -1,7 +1,7 @@
 # The scripts do the work; this is the list of them.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help build install test test-transformers test-clients soak demo up bench man lint format lock clean
+.PHONY: help build install deb wheel test test-package test-transformers test-clients soak demo up bench man lint format lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -12,8 +12,16 @@ build: ## fetch and build the environment; the only step that needs the network
 install: ## as root: put everything onto this machine, or under DESTDIR; offline once built
 	@packaging/install
 
+deb: ## build the Debian package in dist/; TARGET=bookworm-amd64, noble-arm64, noble-amd64
+	@packaging/deb $(or $(TARGET),$(error TARGET= is one of bookworm-amd64, noble-arm64, noble-amd64))
+
 test: build ## run every layer of tests; CI=true: a layer that cannot run is a failure
+	@packaging/build package
 	@tests/run
+
+test-package: build ## the package alone; SUITE=noble: on Ubuntu 24.04 instead of Debian 12
+	@packaging/build package
+	@.venv/bin/python3 -m pytest -q tests/package -m package
 
 test-transformers: build ## one more host test, against the real `transformers serve`; fetches some 5 GB
 	@packaging/build transformers
