@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree
 
+from support import clean
 from support.spark import why_not
 
 ROOT = Path(__file__).resolve().parents[1]
 REPORTS = ROOT / "build" / "reports"
-LAYERS = ("unit", "property", "component", "dbus", "host")
+LAYERS = ("unit", "property", "component", "dbus", "host", "package")
 NO_TESTS = 5
 CORES = os.cpu_count() or 1
 HOSTS = min(6, CORES + 1)
@@ -45,6 +46,8 @@ def hindrance(layer: str) -> str | None:
     """Why this machine cannot run the layer; None if it can."""
     if layer == "host":
         return why_not()
+    if layer == "package":
+        return clean.why_not()
     if layer == "dbus" and shutil.which("dbus-daemon") is None:
         return "needs dbus-daemon"
     return None
@@ -59,8 +62,8 @@ def counts_of(report: Path) -> dict[str, int]:
 
 
 def side_by_side(layer: str) -> tuple[str, ...]:
-    """How pytest spreads the layer: the host's by file, since a file shares a host; else whoever is free takes one."""
-    if layer == "host":
+    """How pytest spreads the layer: by file where a file shares a host; else whoever is free takes a test."""
+    if layer in {"host", "package"}:
         return ("-n", str(HOSTS), "--dist", "loadfile")
     return ("-n", str(CORES), "--dist", "worksteal")
 

@@ -53,14 +53,17 @@ class Host:
     """One throwaway host; use it as a context manager.
 
     ``binds`` maps folders inside to folders of this machine that appear there read-only. With ``share_net`` it has
-    this machine's network, so that ports inside are ports here.
+    this machine's network, so that ports inside are ports here. ``root`` is what it is a view of.
     """
 
-    def __init__(self, *, binds: Mapping[str, Path] | None = None, share_net: bool = False) -> None:
+    def __init__(
+        self, *, binds: Mapping[str, Path] | None = None, share_net: bool = False, root: Path = Path("/")
+    ) -> None:
         self.name = f"spark-{os.getpid()}-{next(_numbers)}"
         self.pid = 0
         self._binds = dict(binds or {})
         self._share_net = share_net
+        self._root = root
         self._state = STATES / self.name
         cgroup2 = _cgroup2()
         assert cgroup2 is not None
@@ -91,7 +94,7 @@ class Host:
             *("setpriv", "--pdeathsig", "KILL", "bash", "-c", enter, "_", str(self.cgroup)),
             *("unshare", "-m", "-p", "-f", "-C", "-u", "-i", *([] if self._share_net else ["-n"])),
             *("--kill-child", "--mount-proc", str(INIT), str(self._state)),
-            *("shared" if self._share_net else "private", *pairs),
+            *("shared" if self._share_net else "private", str(self._root), *pairs),
         ]
         with (self._state / "console").open("wb") as console:
             self._launcher = subprocess.Popen(
