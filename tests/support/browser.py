@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
-PROGRAMS = ("chromium-headless-shell", "chromium", "chrome-headless-shell", "google-chrome")
+PROGRAMS = ("chromium-headless-shell", "chromium", "google-chrome")
 SECONDS = 30.0
 _FIRST_FREE_FD = 10
 _SWITCHES = (
@@ -43,6 +43,7 @@ _UNTIL = """new Promise((resolve) => {
   };
   const observer = new MutationObserver(look);
   observer.observe(document, { subtree: true, childList: true, attributes: true, characterData: true });
+  document.addEventListener('focusin', look);
   look();
 })"""
 
@@ -149,6 +150,7 @@ class Page:
         self.complaints: list[str] = []
         self.requests: list[str] = []
         self._size = (1280, 900)
+        self._loaded = False
 
     def prepare(self) -> None:
         for domain in ("Page", "Runtime", "Log", "Network"):
@@ -167,6 +169,8 @@ class Page:
     def heard(self, method: str, params: dict[str, Any]) -> None:
         """One event of this page."""
         match method:
+            case "Page.loadEventFired":
+                self._loaded = True
             case "Network.requestWillBeSent":
                 self.requests.append(params["request"]["url"])
             case "Runtime.exceptionThrown":
@@ -182,8 +186,11 @@ class Page:
 
     def open(self, address: str) -> None:
         """Goes there; returns when the page and its modules are loaded."""
+        self._loaded = False
         self.send("Page.navigate", url=address)
-        self.until("document.readyState === 'complete' && location.href !== 'about:blank'", f"{address} to load")
+        deadline = time.monotonic() + SECONDS
+        while not self._loaded:
+            assert self._browser.hear(deadline - time.monotonic()), f"{address} did not load in {SECONDS:.0f} s"
 
     def evaluate(self, expression: str, *, seconds: float = SECONDS) -> Any:
         """The value of an expression, of its promise if it is one. AssertionError if it throws."""
@@ -220,7 +227,8 @@ class Page:
         """Presses the button or summary of this name, where a finger would, once it is there and can be pressed."""
         find = (
             f"[...document.querySelectorAll({json.dumps(f'{within} button, {within} summary')})]"
-            f".find((each) => !each.disabled && {_NAME % 'each'} === {json.dumps(name)})"
+            ".find((each) => each.checkVisibility() && each.ariaDisabled !== 'true' &&"
+            f" {_NAME % 'each'} === {json.dumps(name)})"
         )
         self.until(find, f"a button {name!r}")
         box = self.evaluate(

@@ -16,11 +16,12 @@ export class Actions {
 
   /** Switches to this model, null empties the slot; asks first where somebody would be cut off. */
   async switchTo(model, force = false) {
+    await this.#store.want('status').catch(() => {});
     const doubts = this.#doubts(model, force);
     const title = force ? `Switch to ${model} all the same?` : model === null ? 'Empty the slot?' : `Switch to ${model}?`;
     const yes = force ? 'Switch all the same' : model === null ? 'Empty the slot' : `Switch to ${model}`;
     if (doubts.length && !(await confirm(title, doubts, yes))) return;
-    await this.#ask(`switch ${model}`, async () => {
+    await this.#ask(async () => {
       const asked = await this.#api.post('api/switch', { model, force });
       this.say(asked.noop ? `${model ?? 'Nothing'} is in the slot already.` : `Switch to ${model ?? 'an empty slot'} requested.`);
     });
@@ -45,7 +46,7 @@ export class Actions {
 
   /** Cancels the switch under way. */
   cancel(id) {
-    return this.#ask(`cancel ${id}`, async () => {
+    return this.#ask(async () => {
       await this.#api.delete(`api/switches/${id}`);
       this.say('The switch is being cancelled.');
     });
@@ -53,36 +54,31 @@ export class Actions {
 
   /** Starts a side model. */
   start(model) {
-    return this.#ask(`start ${model}`, () => this.#api.post(`api/models/${model}/start`));
+    return this.#ask(() => this.#api.post(`api/models/${model}/start`));
   }
 
   /** Stops a side model; asks first while it answers somebody. */
   async stop(model, inFlight) {
     const doubts = [`${model} is answering ${count(inFlight, 'request')}.`];
     if (inFlight && !(await confirm(`Stop ${model}?`, doubts, `Stop ${model}`))) return;
-    await this.#ask(`stop ${model}`, () => this.#api.post(`api/models/${model}/stop`));
+    await this.#ask(() => this.#api.post(`api/models/${model}/stop`));
   }
 
   /** Has the configuration read again. */
   reload() {
-    return this.#ask('reload', async () => {
+    return this.#ask(async () => {
       await this.#api.post('api/reload');
       this.say('The configuration is in force.');
     });
   }
 
-  async #ask(name, call) {
-    const store = this.#store;
-    store.asking.add(name);
-    store.set({ notice: null });
+  async #ask(call) {
+    this.#store.set({ notice: null });
     try {
       await call();
-      await store.want('status', 'models');
+      await this.#store.want('status', 'models');
     } catch (error) {
       this.#tell(error);
-    } finally {
-      store.asking.delete(name);
-      store.changed();
     }
   }
 

@@ -12,6 +12,7 @@ import { Live } from './live.js';
 import { logPanel, Logs } from './log.js';
 import { memoryPanel } from './memory.js';
 import { modelsPanel } from './models.js';
+import { press } from './press.js';
 import { slotPanel } from './slot.js';
 import { Store } from './store.js';
 import { tokenPanel } from './token.js';
@@ -40,6 +41,7 @@ const live = new Live(api, {
     logs.pause();
     refusal = error;
     store.set({ connection: 'token', status: null, notice: null });
+    show();
     document.getElementById('token')?.focus();
   },
   refused: (error) => store.set({ connection: 'away', notice: error.body }),
@@ -57,7 +59,7 @@ function page() {
   }
   if (store.problem) {
     return [notices(store), h('section', { class: 'panel failure fresh' }, h('h2', {}, store.problem.title), problem(store.problem),
-      h('button', { type: 'button', class: 'strong', disabled: store.asking.has('reload'), onclick: () => actions.reload() }, 'Read the configuration again'))];
+      press(store, 'strong', () => actions.reload(), 'Read the configuration again'))];
   }
   if (!store.status) return [notices(store), h('p', { class: 'waiting' }, 'The daemon has not answered yet.')];
   return [
@@ -74,12 +76,15 @@ let planned = false;
 
 function show() {
   planned = false;
+  const focused = document.activeElement;
   const list = document.getElementById('log-lines');
   const atEnd = !list || list.scrollHeight - list.scrollTop - list.clientHeight < 24;
   if (store.connection === 'live' && document.visibilityState === 'visible') logs.look();
   render(document.getElementById('head'), ...head(store));
+  document.body.classList.toggle('stale', store.connection === 'away');
   render(document.getElementById('main'), page());
   render(document.getElementById('foot'), [foot()]);
+  if (!focused?.isConnected) document.getElementById('main').focus({ preventScroll: true });
   news.look();
   const after = document.getElementById('log-lines');
   if (after && atEnd) after.scrollTop = after.scrollHeight;

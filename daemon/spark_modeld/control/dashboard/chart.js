@@ -5,7 +5,7 @@ import { WINDOW } from './store.js';
 
 const WIDTH = 1000;
 const HEIGHT = 220;
-const SHORTEST = 60_000;
+const SHORTEST = 20_000;
 const LAYERS = 6;
 
 /** The span that is shown: as long as there is something to show, at most ten minutes. */
@@ -43,7 +43,6 @@ export function chart({ samples, now, order, tone, label }) {
   });
   const used = samples.map((each) => each.total - each.available);
   return h('svg', { class: 'chart', viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: 'none', role: 'img', 'aria-label': label },
-    h('defs', {}, h('pattern', { id: 'hatch', width: 8, height: 8, patternUnits: 'userSpaceOnUse', patternTransform: 'rotate(45)' }, h('rect', { width: 2.5, height: 8, class: 'hatch' }))),
     h('rect', { x: 0, y: 0, width: WIDTH, height: y(total - reserve), class: 'reserve' }),
     [0.25, 0.5, 0.75].map((share) => h('line', { key: share, x1: 0, x2: WIDTH, y1: HEIGHT * share, y2: HEIGHT * share, class: 'grid' })),
     h('path', { class: 'layer rest', d: area(samples, below, used.map((each, index) => Math.max(each, below[index])), x, y) }),

@@ -15,6 +15,7 @@ export function confirm(title, reasons, yes) {
         h('button', { type: 'button', class: 'plain', onclick: close('no') }, 'Leave it as it is'),
         h('button', { type: 'button', class: 'strong', onclick: close('yes') }, yes)));
     dialog.onclose = () => {
+      render(dialog);
       if (before?.isConnected) before.focus();
       resolve(dialog.returnValue === 'yes');
     };

@@ -2,6 +2,7 @@
 
 import { h } from './dom.js';
 import { mark, wordOf } from './marks.js';
+import { press } from './press.js';
 import { ago, clean, size, span } from './text.js';
 
 const NUMBERS = { needed: 'needed', available: 'available', returned: 'comes back', reserve: 'reserve', floor: 'floor', large: 'large from' };
@@ -11,7 +12,8 @@ export function failurePanel(store, actions) {
   const failure = store.status.last_failure;
   if (!failure?.error) return null;
   const latest = store.switches.find((each) => each.outcome !== null);
-  const newest = !latest || latest.id === failure.id;
+  // It is told before the history is there again that has it.
+  const newest = !latest || latest.id === failure.id || !store.switches.some((each) => each.id === failure.id);
   const when = ago(Date.parse(failure.finished_at ?? failure.started_at), store.now);
   return h('section', { key: `failure ${failure.id}`, class: `panel failure ${newest ? 'fresh' : ''}`, 'aria-labelledby': 'failure-title' },
     h('details', { open: newest },
@@ -33,8 +35,7 @@ function became(failure) {
 
 function retry(failure, store, actions) {
   if (failure.error.code !== 'check-failed' || failure.model === null) return null;
-  const busy = store.asking.has(`switch ${failure.model}`) || store.status.switch !== null;
-  return h('p', {}, h('button', { type: 'button', class: 'plain', disabled: busy, onclick: () => actions.switchTo(failure.model, true) }, 'Try it all the same'));
+  return h('p', {}, press(store, 'plain', store.status.switch === null ? () => actions.switchTo(failure.model, true) : null, 'Try it all the same'));
 }
 
 /** A problem's members that people can use. */

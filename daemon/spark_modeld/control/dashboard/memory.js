@@ -28,7 +28,8 @@ function level({ available, reserve, floor, stale }) {
 }
 
 function toneOf(store) {
-  const order = store.models.map((each) => each.id);
+  // The default first, so that what is mostly seen has the page's own colour.
+  const order = [...store.models].sort((a, b) => b.default - a.default).map((each) => each.id);
   return (holder) => (holder.kind === 'model' ? `tone-${Math.max(0, order.indexOf(holder.label)) % TONES}` : 'tone-other');
 }
 

@@ -4,6 +4,7 @@ import { copyable } from './copy.js';
 import { h } from './dom.js';
 import { finding, problem } from './failure.js';
 import { mark, stateMark } from './marks.js';
+import { press } from './press.js';
 import { count, size } from './text.js';
 
 const BASES = { declared: 'declared', measured: 'measured', estimated: 'estimated', unknown: 'not known' };
@@ -12,7 +13,7 @@ export function modelsPanel(store, actions, logs) {
   return h('section', { class: 'panel models', 'aria-labelledby': 'models-title' },
     h('div', { class: 'panel-head' },
       h('h2', { id: 'models-title', class: 'eyebrow' }, 'Models'),
-      h('button', { type: 'button', class: 'quiet', disabled: store.asking.has('reload'), onclick: () => actions.reload() }, 'Reload the configuration')),
+      press(store, 'quiet', () => actions.reload(), 'Reload the configuration')),
     store.models.length
       ? h('ul', { class: 'catalog' }, store.models.map((model) => entry(model, store, actions, logs)))
       : h('p', { class: 'reason' }, 'The catalog is empty. Put a file into models.d/, then reload.'));
@@ -23,7 +24,7 @@ function entry(model, store, actions, logs) {
   return h('li', { key: model.id, class: model.id === store.status.slot.model ? 'here' : null },
     h('div', { class: 'model' },
       h('div', { class: 'who' },
-        h('h3', {}, model.id, model.default && h('span', { class: 'tag' }, 'default'), model.role === 'side' && h('span', { class: 'tag' }, 'side')),
+        h('h3', {}, `${model.id} `, model.default && h('span', { class: 'tag' }, 'default'), ' ', model.role === 'side' && h('span', { class: 'tag' }, 'side')),
         h('p', { class: 'aside' }, [model.engine, ...model.aliases].join(' · '))),
       h('div', { class: 'state-cell' }, stateMark(model.state), model.in_flight > 0 && h('span', { class: 'aside' }, count(model.in_flight, 'request'))),
       need(model, store),
@@ -52,21 +53,17 @@ function fit(model, store) {
 
 function button(model, store, actions) {
   const { slot, switch: current } = store.status;
+  const whom = (word) => h('span', { class: 'unseen' }, ` ${word} ${model.id}`);
   if (model.role === 'side') return sideButton(model, store, actions);
-  const coming = current?.model === model.id && !current.rollback;
-  if (coming) return h('span', { class: 'aside' }, 'on its way');
-  if (slot.model === model.id && slot.phase === 'serving' && !current) return h('span', { class: 'aside' }, 'serving');
-  const busy = store.asking.has(`switch ${model.id}`);
-  return h('button', { type: 'button', class: model.fits === false ? 'plain' : 'strong', disabled: busy, onclick: () => actions.switchTo(model.id) },
-    'Switch', h('span', { class: 'unseen' }, ` to ${model.id}`));
+  if (current?.model === model.id && !current.rollback) return press(store, 'settled', null, 'On its way');
+  if (slot.model === model.id && slot.phase === 'serving' && !current) return press(store, 'settled', null, 'Serving');
+  return press(store, model.fits === false ? 'plain' : 'plain wanted', () => actions.switchTo(model.id), 'Switch', whom('to'));
 }
 
 function sideButton(model, store, actions) {
   const down = ['stopped', 'failed', 'unknown'].includes(model.state);
-  const word = down ? 'Start' : 'Stop';
-  const busy = store.asking.has(`start ${model.id}`) || store.asking.has(`stop ${model.id}`);
   const act = () => (down ? actions.start(model.id) : actions.stop(model.id, model.in_flight));
-  return h('button', { type: 'button', class: 'plain', disabled: busy, onclick: act }, word, h('span', { class: 'unseen' }, ` ${model.id}`));
+  return press(store, 'plain', act, down ? 'Start' : 'Stop', h('span', { class: 'unseen' }, ` ${model.id}`));
 }
 
 function about(model, store, logs) {

@@ -1,8 +1,10 @@
 // The slot: what serves, since when, and the switch under way with its phases.
 
+import { copyable } from './copy.js';
 import { h } from './dom.js';
 import { stateMark } from './marks.js';
-import { count, lasting, span } from './text.js';
+import { press } from './press.js';
+import { ago, count, lasting, span } from './text.js';
 
 const PHASES = ['queued', 'admitting', 'draining', 'stopping', 'reclaiming', 'starting', 'warming', 'ready'];
 const DOING = {
@@ -25,12 +27,26 @@ export function slotPanel(store, actions) {
       stateMark(slot.phase),
       slot.since && h('span', {}, `for ${lasting((store.now - Date.parse(slot.since)) / 1000)}`),
       slot.model && h('span', {}, slot.in_flight ? `answering ${count(slot.in_flight, 'request')}` : 'no request in flight'),
-      slot.model && !current && h('button', { type: 'button', class: 'quiet', disabled: store.asking.has('switch null'), onclick: () => actions.switchTo(null) }, 'Empty the slot')),
+      slot.model && !current && press(store, 'quiet', () => actions.switchTo(null), 'Empty the slot')),
     slot.reason && h('p', { class: 'reason' }, slot.reason),
-    desired !== slot.model && !current && h('p', { class: 'reason' }, desired ? ['It is meant to be ', h('strong', {}, desired), '.'] : 'It is meant to be empty.'),
+    desired !== slot.model && !current && h('p', { class: 'reason' }, desired ? ['It is meant to be ', h('strong', {}, desired), '.'] : `It is meant to be empty${slot.model ? '' : '. Switch to a model below; a request at the gateway may start one, too'}.`),
     queue.map((each) => h('p', { key: `queue ${each.model}`, class: 'reason' },
       `${count(each.waiters, 'request')} ${each.waiters === 1 ? 'waits' : 'wait'} for ${each.model}, the first for ${lasting((store.now - Date.parse(each.since)) / 1000)}.`)),
-    current && underWay(current, store, actions));
+    current ? underWay(current, store, actions) : slot.model && about(slot, store));
+}
+
+function about(slot, store) {
+  const last = store.switches.find((each) => each.outcome === 'ready' && !each.noop);
+  const came = last?.model === slot.model ? last : null;
+  return h('dl', { key: 'about', class: 'numbers wide foot-of-it' },
+    fact('answers at', copyable(slot.url, 'its address')),
+    fact('unit', copyable(slot.unit, 'its unit')),
+    came && fact('came', `from ${came.from ?? 'an empty slot'} in ${span((Date.parse(came.finished_at) - Date.parse(came.started_at)) / 1000)}, ${ago(Date.parse(came.finished_at), store.now)}`),
+    came && fact('asked for by', came.actor ?? came.requested_by));
+}
+
+function fact(word, value) {
+  return h('div', { key: word }, h('dt', {}, word), h('dd', {}, value));
 }
 
 function underWay(current, store, actions) {
@@ -39,7 +55,7 @@ function underWay(current, store, actions) {
   return h('div', { key: 'switch', class: 'switch' },
     h('div', { class: 'switch-head' },
       h('h3', {}, back ? `Going back to ${back.model}` : current.model === null ? 'Emptying the slot' : `Switching to ${current.model}`),
-      h('button', { type: 'button', class: 'plain', disabled: store.asking.has(`cancel ${current.id}`), onclick: () => actions.cancel(current.id) }, 'Cancel')),
+      press(store, 'plain', () => actions.cancel(current.id), 'Cancel', h('span', { class: 'unseen' }, ' the switch'))),
     bar(current),
     h('p', { class: 'doing' },
       h('span', {}, back ? `${DOING[back.phase]} (${current.model ?? 'the switch'} failed)` : DOING[current.phase]),

@@ -5,14 +5,16 @@ import { sample } from './holders.js';
 
 export const WINDOW = 10 * 60_000;
 const HISTORY = 25;
-const OFTEN = 1500;
-const MEMORY_EVERY = 5000;
+const OFTEN = 1000;
+const OUR_TURN = 5000;
 
 export class Store {
   #api;
   #wanted = new Set();
   #working = null;
   #measured = 0;
+  #left = null;
+  #soon = null;
 
   constructor(api) {
     this.#api = api;
@@ -29,18 +31,18 @@ export class Store {
     this.checks = new Map();
     /** What the last thing that somebody asked for came to: {kind: 'bad' | 'good', text, problem, retry}. */
     this.notice = null;
-    /** What was asked for and has no answer yet. */
-    this.asking = new Set();
     this.log = { model: null, chosen: false, lines: [], state: 'none' };
   }
 
-  /** Now, by the daemon's clock, in milliseconds. */
+  /** Now, by the daemon's clock, in milliseconds; while the daemon is away, when it was last there. */
   get now() {
-    return Date.now() + this.#api.ahead;
+    return (this.#left ?? Date.now()) + this.#api.ahead;
   }
 
   set(changes) {
     Object.assign(this, changes);
+    if (this.connection === 'live') this.#left = null;
+    else if (this.connection === 'away') this.#left ??= Date.now();
     this.changed();
   }
 
@@ -123,7 +125,12 @@ export class Store {
   /** One event of the stream. */
   heard({ kind, data }) {
     if (kind === 'memory') {
-      if (data.alarm || Date.now() - this.#measured > OFTEN) this.#ask('memory', 'status');
+      // Several readings a second come while a model loads: some of them are drawn.
+      const wait = data.alarm ? 0 : Math.max(0, this.#measured + OFTEN - Date.now());
+      this.#soon ??= setTimeout(() => {
+        this.#soon = null;
+        this.#ask('memory', 'status');
+      }, wait);
     } else if (kind === 'config') {
       this.checks.clear();
       this.#ask('status', 'models', 'endpoints');
@@ -135,9 +142,9 @@ export class Store {
     }
   }
 
-  /** A reading now and then, while somebody looks. */
+  /** Now and then, while somebody looks: a reading, and the requests in flight, which no event tells. */
   look() {
-    if (Date.now() - this.#measured >= MEMORY_EVERY) this.#ask('memory');
+    if (Date.now() - this.#measured >= OUR_TURN) this.#ask('memory', 'status', 'models');
   }
 
   #ask(...names) {

@@ -14,7 +14,7 @@ export function tokenPanel(refusal, give) {
     if (token) give(token);
     else field.focus();
   };
-  return h('section', { key: 'token', class: 'panel token', 'aria-labelledby': 'token-title' },
+  return h('section', { key: 'token', class: 'panel gate', 'aria-labelledby': 'token-title' },
     h('h2', { id: 'token-title' }, 'This port wants a token'),
     h('p', {}, 'It stays in the memory of this page and is gone when you close or reload it. With scope ', h('code', {}, 'control'), ' you can switch models, with ', h('code', {}, 'observe'), ' you can look.'),
     h('form', { onsubmit: submit },
