@@ -5,7 +5,7 @@ import { h } from './dom.js';
 import { finding, problem } from './failure.js';
 import { mark, stateMark } from './marks.js';
 import { press } from './press.js';
-import { count, size } from './text.js';
+import { count, size, span } from './text.js';
 
 const BASES = { declared: 'declared', measured: 'measured', estimated: 'estimated', unknown: 'not known' };
 
@@ -26,13 +26,18 @@ function entry(model, store, actions, logs) {
       h('div', { class: 'who' },
         h('h3', {}, `${model.id} `, model.default && h('span', { class: 'tag' }, 'default'), ' ', model.role === 'side' && h('span', { class: 'tag' }, 'side')),
         h('p', { class: 'aside' }, [model.engine, ...model.aliases].join(' · '))),
-      h('div', { class: 'state-cell' }, stateMark(model.state), model.in_flight > 0 && h('span', { class: 'aside' }, count(model.in_flight, 'request'))),
+      h('div', { class: 'state-cell' }, stateMark(model.state), h('span', { class: 'aside' }, doing(model))),
       need(model, store),
       fit(model, store),
       h('div', { class: 'act' }, button(model, store, actions))),
     h('details', { class: 'more', ontoggle: (event) => event.target.open && store.check(model.id).catch(() => {}) },
       h('summary', {}, 'Details', h('span', { class: 'unseen' }, ` of ${model.id}`), serious.length > 0 && h('span', { class: 'tag warn' }, count(serious.length, 'finding'))),
       about(model, store, logs)));
+}
+
+function doing({ step, progress, in_flight: inFlight }) {
+  if (step) return progress === null ? step : `${step}, ${Math.round(progress * 100)} %`;
+  return inFlight > 0 && count(inFlight, 'request');
 }
 
 function need(model, store) {
@@ -78,6 +83,7 @@ function about(model, store, logs) {
     h('dl', { class: 'numbers wide' },
       row('unit', model.unit), row('answers at', model.url), row('served name', model.served_model_name),
       model.path && row('checkpoint', model.path), model.gateway_port && row('gateway port', String(model.gateway_port)),
+      model.load && row('ready in', `about ${span(model.load.seconds)}, as the last ${model.load.times === 1 ? 'time' : `${model.load.times} times`}`, false),
       check?.quantization && row('quantization', check.quantization),
       model.footprint.note && row('footprint', model.footprint.note, false)),
     h('button', { type: 'button', class: 'plain', onclick: () => logs.choose(model.id, true) }, 'Show its log', h('span', { class: 'unseen' }, ` (${model.id})`)));

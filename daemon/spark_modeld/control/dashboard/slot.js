@@ -52,32 +52,40 @@ function fact(word, value) {
 function underWay(current, store, actions) {
   const elapsed = (store.now - Date.parse(current.started_at)) / 1000;
   const back = current.rollback;
+  // It was said with the status, and has gone on since.
+  const left = current.eta_s === null ? null : Math.max(0, current.eta_s - (store.now - store.heardAt) / 1000);
+  const [doing, remaining] = outlook(current, left);
   return h('div', { key: 'switch', class: 'switch' },
     h('div', { class: 'switch-head' },
       h('h3', {}, back ? `Going back to ${back.model}` : current.model === null ? 'Emptying the slot' : `Switching to ${current.model}`),
       press(store, 'plain', () => actions.cancel(current.id), 'Cancel', h('span', { class: 'unseen' }, ' the switch'))),
-    bar(current),
+    bar(share(current, elapsed, left), [doing, remaining].filter(Boolean).join(', ')),
     h('p', { class: 'doing' },
       h('span', {}, back ? `${DOING[back.phase]} (${current.model ?? 'the switch'} failed)` : DOING[current.phase]),
+      doing && h('span', {}, doing),
       h('span', { class: 'number' }, lasting(elapsed)),
-      remaining(current, elapsed)),
+      remaining && h('span', {}, remaining)),
     h('ol', { class: 'phases' }, steps(current, elapsed).map(step)));
 }
 
-function bar({ progress }) {
-  const known = typeof progress === 'number';
-  const percent = known ? Math.round(progress * 100) : null;
-  return h('div', { class: `progress ${known ? '' : 'unknown'}`, role: 'progressbar', 'aria-label': 'Progress of the switch', 'aria-valuemin': 0, 'aria-valuemax': 100, 'aria-valuenow': percent },
-    h('div', { 'width%': known ? percent : null }));
+/** How far it is, 0 to 1: by the time that is left where earlier switches tell it, else by what its engine says. */
+function share(current, elapsed, left) {
+  if (left > 0) return elapsed / (elapsed + left);
+  return current.progress;
 }
 
-function remaining(current, elapsed) {
-  if (typeof current.progress === 'number') return h('span', {}, `${Math.round(current.progress * 100)} % loaded`, eta(current, ', '));
-  return eta(current, '') ?? (elapsed > 2 && h('span', {}, 'no estimate yet'));
+function bar(share, words) {
+  const percent = share === null ? null : Math.round(share * 100);
+  return h('div', { class: `progress ${share === null ? 'unknown' : ''}`, role: 'progressbar', 'aria-label': 'Progress of the switch', 'aria-valuemin': 0, 'aria-valuemax': 100, 'aria-valuenow': percent, 'aria-valuetext': words || null },
+    h('div', { 'width%': percent }));
 }
 
-function eta({ eta_s: left }, before) {
-  return typeof left === 'number' ? h('span', {}, `${before}about ${lasting(Math.max(1, left))} left`) : null;
+/** What its engine is doing, and how long it will take. */
+function outlook({ step, progress, estimate }, left) {
+  const doing = step && (progress === null ? step : `${step}, ${Math.round(progress * 100)} %`);
+  if (left === null) return [doing, null];
+  const times = estimate?.times > 1 ? `, as the last ${estimate.times} times` : ', as the last time';
+  return [doing, left > 0 ? `about ${lasting(Math.max(1, left))} left${estimate ? times : ''}` : 'longer than it used to take'];
 }
 
 /** The phases that this switch goes through: those it skipped have no time and lie behind it. */

@@ -21,6 +21,8 @@ export class Store {
     this.changed = () => {};
     this.connection = 'connecting';
     this.status = null;
+    /** When it was told, by the daemon's clock. */
+    this.heardAt = 0;
     /** Why there is no status: the problem of an invalid configuration. */
     this.problem = null;
     this.models = [];
@@ -71,7 +73,7 @@ export class Store {
   async _status() {
     try {
       const status = await this.#api.get('api/status');
-      Object.assign(this, { status, problem: null });
+      Object.assign(this, { status, problem: null, heardAt: this.now });
     } catch (error) {
       if (!(error instanceof Refused) || error.status === 401) throw error;
       this.problem = error.body;
