@@ -8,6 +8,7 @@ import os
 import pty
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -16,11 +17,13 @@ from msgspec.structs import replace
 
 from spark_modeld import __version__
 from spark_modeld.core.errors import Code, Problem
-from spark_modeld.core.model import Loaded, Outcome, Phase, SwitchPhase
-from spark_modeld.face import Snapshot, Warning
+from spark_modeld.core.model import Loaded, Outcome, Phase, Role, SwitchPhase
+from spark_modeld.core.outlook import Estimate, Outlook
+from spark_modeld.core.progress import LoadStep, Progress
+from spark_modeld.face import Snapshot, Waiting, Warning
 from support.command_line import Ctl, finished
 from support.control import Control, open_folder, running
-from support.fake_face import GIB, make_reading, refused
+from support.fake_face import GIB, make_model, make_reading, make_state, refused
 
 pytestmark = pytest.mark.component
 
@@ -65,6 +68,46 @@ async def test_status_shows_the_switch_and_the_last_failure(control: Control, ct
     assert "\x07" not in done.out
 
 
+async def test_status_fits_the_screen_whatever_is_the_matter(control: Control, ctl: Ctl) -> None:
+    await ctl("switch", "llama", "--no-wait")
+    long = "It would leave less than the reserve. " * 20
+    reading = {"message": long, "hint": long, "code": "x", "line": long}
+    control.face.finish("s1", Outcome.ROLLED_BACK, Problem(Code.MODEL_FAILED, long, {"reading": reading}))
+    await ctl("switch", "--no-wait", "llama-70b")
+    control.face.advance("s2", SwitchPhase.WARMING)
+    expected = Estimate(3, {SwitchPhase.WARMING: 130.0})
+    control.face.foresee("s2", Outlook(Progress(LoadStep.WEIGHTS, 0.45), expected, time.time() + 85.0, 85.0))
+    names = [f"a-rather-long-name-of-a-model-{n}" for n in range(9)]
+    sides = {name: make_state(make_model(name, role=Role.SIDE), Phase.SERVING) for name in names}
+    control.face.snapshot = replace(
+        control.face.snapshot,
+        slot_reason=long,
+        desired="embed",
+        models={**control.face.snapshot.models, **sides},
+        queue=tuple(Waiting(model=name, waiters=3, since=time.time() - 12.0) for name in names),
+        warnings=tuple(Warning(code="w", message=f"{n}: {long}") for n in range(9)),
+        bus="lost",
+        stopping=True,
+    )
+    lines = (await ctl("status", COLUMNS="80")).out.splitlines()
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 80
+    shown = "\n".join(lines)
+    assert "loading weights [█████████░░░░░░░░░░░] 45 %, about 1 min 25 s left" in shown
+    assert "3 for a-rather-long-name-of-a-model-0, for 12." in shown
+    for text in (
+        "qwen → llama-70b",
+        "and 7 more",
+        "rolled-back: It would",
+        "→ It would",
+        "warning",
+        "more: spark-model",
+    ):
+        assert text in shown, text
+    wide = (await ctl("status", COLUMNS="150")).out
+    assert "takes about 2 min 10 s, as the last 3 times" in wide
+
+
 async def test_status_of_an_empty_slot(control: Control, ctl: Ctl) -> None:
     control.face.snapshot = Snapshot()
     done = await ctl("status")
@@ -81,6 +124,8 @@ async def test_without_unicode_it_stays_ascii(ctl: Ctl) -> None:
 
 @pytest.mark.parametrize("columns", ["20", "40", "80", "200"])
 async def test_screens_fit_their_terminal(control: Control, ctl: Ctl, columns: str) -> None:
+    await ctl("switch", "llama", "--no-wait")
+    control.face.finish("s1", Outcome.FAILED, Problem(Code.STUCK, "it will not stop " * 9))
     for command in ("models", "memory", "history", "status"):
         done = await ctl(command, COLUMNS=columns)
         assert (done.code, done.err) == (0, "")
@@ -153,8 +198,42 @@ async def test_switch_waits_and_shows_every_phase(control: Control, ctl: Ctl) ->
     assert (done.code, done.err) == (0, "")
     steps = [line.split()[2] for line in done.out.splitlines()[:-1]]
     assert steps == ["queued", "stopping", "starting", "warming"]
+    assert "about" not in done.out
     assert done.out.splitlines()[-1].startswith("llama-70b serves after")
     assert control.face.asked[0].force is False
+
+
+async def test_switch_shows_how_far_the_engine_is_and_how_long_it_takes(control: Control, ctl: Ctl) -> None:
+    process = await ctl.start("switch", "llama")
+    switch_id = await drive(control, SwitchPhase.WARMING)
+    expected = Estimate(2, {SwitchPhase.WARMING: 130.0})
+    for percent in (0, 1, 8, 45, 46, 100):
+        progress = Progress(LoadStep.WEIGHTS, percent / 100)
+        control.face.foresee(switch_id, Outlook(progress, expected, time.time() + 85.0, 85.0))
+    control.face.finish(switch_id, Outcome.READY)
+    done = await finished(process)
+    assert (done.code, done.err) == (0, "")
+    assert [line.split("  ")[-1] for line in done.out.splitlines()[2:-1]] == [
+        "loading weights 0 %, takes about 2 min 10 s, as the last 2 times",
+        "loading weights 45 %",
+        "loading weights 100 %",
+    ]
+
+
+async def test_switch_on_a_terminal_shows_a_bar_and_what_is_left(control: Control, ctl: Ctl) -> None:
+    main, other = pty.openpty()
+    process = await ctl.start("switch", "llama", stdout=other, TERM="xterm", COLUMNS="150")
+    os.close(other)
+    switch_id = await drive(control, SwitchPhase.WARMING)
+    outlook = Outlook(Progress(LoadStep.WEIGHTS, 0.5), Estimate(1, {SwitchPhase.WARMING: 60.0}), time.time() + 31, 31.0)
+    control.face.foresee(switch_id, outlook)
+    seen = await _read_until(main, b"as the last time")
+    control.face.finish(switch_id, Outcome.READY)
+    await _read_until(main, b"serves after")
+    os.close(main)
+    assert (await finished(process)).code == 0
+    last = seen.decode().rsplit("\r", 1)[1]
+    assert "loading weights [█████░░░░░] 50 %, about 30 s left, about 1 min, as the last time" in last
 
 
 async def test_switch_on_a_terminal_draws_one_line(control: Control, ctl: Ctl) -> None:
@@ -343,6 +422,61 @@ async def test_history(control: Control, ctl: Ctl) -> None:
     done = await ctl("history", "-n", "1")
     assert "qwen → llama-70b" in done.out
     assert "it will not stop" in done.out
+    await ctl("switch", "llama", "--no-wait")
+    control.face.advance("s2", SwitchPhase.WARMING)
+    control.face.finish("s2", Outcome.READY)
+    header, newest, *_ = (await ctl("history")).out.splitlines()
+    assert header.split() == ["STARTED", "SWITCH", "OUTCOME", "TOOK", "QUEUED", "BY", "ID"]
+    assert newest.split()[5:6] == ["ready"]
+    assert newest.endswith("s2")
+
+
+async def test_one_switch_of_the_history_in_full(control: Control, ctl: Ctl) -> None:
+    await ctl("switch", "llama", "--no-wait")
+    control.face.advance("s1", SwitchPhase.WARMING)
+    log = {"unit": "u.service", "log": ["CUDA out of memory"], "model": "llama-70b"}
+    control.face.finish("s1", Outcome.FAILED, Problem(Code.MODEL_FAILED, "it died\x07", log))
+    done = await ctl("history", "s1")
+    assert (done.code, done.err) == (0, "")
+    for text in (
+        "s1  qwen → llama-70b  failed",
+        "queued            0.2 s  ███",
+        "it died",
+        "| CUDA out of memory",
+        "logs llama",
+    ):
+        assert text in done.out, text
+    assert "\x07" not in done.out
+    assert (await ctl("history", "s1", "--json")).json["outcome"] == "failed"
+    unknown = await ctl("history", "s9")
+    assert (unknown.code, unknown.out) == (1, "")
+
+
+async def test_events_are_lines_for_people(control: Control, ctl: Ctl) -> None:
+    process = await ctl.start("events")
+    assert process.stdout is not None
+    await control.face.until_readers(1)
+    await ctl("switch", "llama", "--no-wait")
+    control.face.finish("s1", Outcome.FAILED, Problem(Code.STUCK, "it will\x07 not stop"))
+    control.face.publish("slot", {"phase": "serving", "model": "qwen", "reason": None, "waiting": ["embed"]})
+    control.face.publish("memory", {"available": 8 * GIB, "total": 128 * GIB, "stale": False})
+    control.face.publish("memory", {"alarm": "under-floor", "message": "Memory is short."})
+    control.face.become("embed", Phase.WARMING)
+    control.face.publish("config", {"ok": False, "models": []})
+    control.face.publish("news", {"of": "tomorrow"})
+    told = [(await process.stdout.readline()).decode().rstrip()[10:] for _ in range(8)]
+    assert told[:7] == [
+        "switch  qwen → llama-70b  queued  [s1]",
+        "switch  qwen → llama-70b  failed, it will� not stop  [s1]",
+        "slot    qwen serving, embed waited for",
+        "memory  8.0 GiB of 128.0 GiB available",
+        "memory  Memory is short.",
+        "model   embed warming",
+        "config  it is wrong; the one before stays in force: spark-modelctl reload says what",
+    ]
+    assert "tomorrow" in told[7]
+    process.send_signal(signal.SIGINT)
+    assert (await finished(process)).code == 0
 
 
 async def test_events_stream(control: Control, ctl: Ctl) -> None:

@@ -19,16 +19,17 @@ def tell(failure: Failure, *, as_json: bool) -> None:
     """For people on stderr; with ``--json`` the problem itself on stdout too."""
     if as_json:
         click.echo(json.dumps(failure.problem, ensure_ascii=False))
-    for line in _lines(failure.problem):
+    what, *more = told(failure.problem)
+    for line in (f"{paint('spark-modelctl:', 'red', stream=sys.stderr)} {what}", *more):
         click.echo(line, err=True)
 
 
-def _lines(problem: dict[str, Any]) -> Iterator[str]:
+def told(problem: dict[str, Any]) -> Iterator[str]:
+    """The lines that tell a problem, the first what it is."""
     findings = _members(problem, "findings")
     # With findings the detail repeats the first few of them.
-    told = f"{problem.get('title')}:" if findings else problem.get("detail") or problem.get("title")
-    what = clean(str(told))
-    yield f"{paint('spark-modelctl:', 'red', stream=sys.stderr)} {what}"
+    what = f"{problem.get('title')}:" if findings else problem.get("detail") or problem.get("title")
+    yield clean(str(what))
     numbers = [f"{name} {size(problem[name])}" for name in _SIZES if isinstance(problem.get(name), int)]
     if numbers:
         yield "  " + ", ".join(numbers)
@@ -69,20 +70,27 @@ def _next_steps(problem: dict[str, Any]) -> Iterator[str]:
     switch = problem.get("switch")
     if isinstance(switch, dict) and switch.get("outcome") == "rolled-back" and switch.get("from"):
         yield f"{switch['from']} was started again."
+    if step := next_step(problem):
+        yield step
+
+
+def next_step(problem: dict[str, Any]) -> str | None:
+    """What to do about a problem, where there is something to do."""
     match problem.get("code"):
         case "check-failed" if problem.get("model"):
-            yield f"See all of it: spark-modelctl check {problem['model']}; --force tries it all the same."
+            return f"See all of it: spark-modelctl check {problem['model']}; --force tries it all the same."
         case "memory-refused":
-            yield "See who holds memory: spark-modelctl memory"
+            return "See who holds memory: spark-modelctl memory"
         case "model-failed" | "start-timeout" if problem.get("model"):
-            yield f"Read its log: spark-modelctl logs {problem['model']}"
+            return f"Read its log: spark-modelctl logs {problem['model']}"
         case "model-failed" | "start-timeout" if problem.get("unit"):
-            yield f"Read its log: journalctl -u {problem['unit']}"
+            return f"Read its log: journalctl -u {problem['unit']}"
         case "bus-lost":
-            yield "Look at the system bus: systemctl status dbus"
+            return "Look at the system bus: systemctl status dbus"
         case "stuck" if problem.get("unit"):
-            yield f"See what holds it: systemctl status {problem['unit']}"
+            return f"See what holds it: systemctl status {problem['unit']}"
         case "superseded":
-            yield "See what took over: spark-modelctl history"
+            return "See what took over: spark-modelctl history"
         case "internal":
-            yield "Read the daemon's journal: journalctl -u spark-modeld"
+            return "Read the daemon's journal: journalctl -u spark-modeld"
+    return None

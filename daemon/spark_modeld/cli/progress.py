@@ -7,9 +7,12 @@ import time
 from typing import Any, Protocol
 
 from spark_modeld.cli.client import Client, Stream, StreamEnded
+from spark_modeld.cli.outlook import how_far, how_long, how_much_longer
 from spark_modeld.cli.text import arrow, fit, phase, span, width
 
 _REDRAW_SECONDS = 0.1
+_BAR_COLUMNS = 10
+_TENTHS = 10
 
 
 class Progress(Protocol):
@@ -37,20 +40,25 @@ class Silent:
 
 
 class Lines:
-    """A line for every phase as it begins, for logs and pipes."""
+    """A line for every phase as it begins, and for every tenth of what the engine says, for logs and pipes."""
 
     tick: float | None = None
 
     def __init__(self) -> None:
         self._started = time.monotonic()
-        self._step = ""
+        self._seen: tuple[object, ...] = ()
+        self._estimated = False
 
     def show(self, switch: dict[str, Any]) -> None:
-        """A line if the phase is a new one."""
-        step = _step(switch)
-        if step != self._step:
-            self._step = step
-            print(f"{time.monotonic() - self._started:6.1f} s  {step}", flush=True)
+        """A line if there is something new."""
+        step, share = _step(switch), switch.get("progress")
+        seen = (step, switch.get("step"), None if share is None else int(share * _TENTHS))
+        if seen == self._seen:
+            return
+        far, takes = how_far(switch), "" if self._estimated else how_long(switch)
+        self._seen, self._estimated = seen, self._estimated or bool(takes)
+        more = ", ".join(text for text in (far, f"takes {takes}" if takes else "") if text)
+        print(f"{time.monotonic() - self._started:6.1f} s  {step}{f'  {more}' if more else ''}", flush=True)
 
     def end(self) -> None:
         """Nothing: every line is whole."""
@@ -64,17 +72,28 @@ class Live:
     def __init__(self) -> None:
         self._started = self._since = time.monotonic()
         self._step = ""
+        self._outlook: tuple[float | None, float] = (None, 0.0)
 
     def show(self, switch: dict[str, Any]) -> None:
         """Draws the line again."""
         now, step = time.monotonic(), _step(switch)
+        if switch.get("eta_s") != self._outlook[0]:
+            self._outlook = (switch.get("eta_s"), now)
         if step != self._step:
             if self._step:
                 self._draw(f"  {self._step.ljust(12)} {span(now - self._since)}\n")
             self._step, self._since = step, now
         way = f"{switch['from'] or 'empty'} {arrow()} {switch['model'] or 'empty'}"
         line = f"  {step.ljust(12)} {span(now - self._since)}   {way}, {span(now - self._started)} in all"
+        for text in (how_far(switch, _BAR_COLUMNS), how_much_longer(self._left(now)), how_long(switch)):
+            if text and len(line) + len(text) + 2 < width():
+                line += f", {text}"
         self._draw(fit(line, width() - 1).replace(step, phase(step), 1))
+
+    def _left(self, now: float) -> float | None:
+        """Seconds until it should be ready: what the daemon said, and counted down since."""
+        said, at = self._outlook
+        return None if said is None else max(0.0, said - (now - at))
 
     def end(self) -> None:
         """Takes the living line away."""

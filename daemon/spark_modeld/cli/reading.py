@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
+from urllib.parse import quote
 
 import click
 
-from spark_modeld.cli import screens
-from spark_modeld.cli.client import StreamEnded
+from spark_modeld.cli import history_screen, screens, status_screen
 from spark_modeld.cli.options import Ctl, common, pass_ctl
-from spark_modeld.cli.text import clean, paint
 
 
 @click.command()
@@ -18,7 +16,7 @@ from spark_modeld.cli.text import clean, paint
 def status(ctl: Ctl) -> None:
     """What serves, what is happening, and how much memory is left."""
     shown = ctl.client.call("GET", "/api/status")
-    ctl.say(shown, *([] if ctl.json else screens.status(shown)))
+    ctl.say(shown, *([] if ctl.json else status_screen.status(shown)))
 
 
 @click.command()
@@ -40,36 +38,15 @@ def memory(ctl: Ctl) -> None:
 
 
 @click.command()
+@click.argument("switch_id", metavar="[ID]", required=False)
 @click.option("-n", "--lines", default=20, show_default=True, type=click.IntRange(1, 1000), help="How many at most.")
 @common
 @pass_ctl
-def history(ctl: Ctl, lines: int) -> None:
-    """The last switches, newest first."""
+def history(ctl: Ctl, switch_id: str | None, lines: int) -> None:
+    """The last switches, newest first, with the time each phase took; or all of the one with this ID."""
+    if switch_id is not None:
+        shown = ctl.client.call("GET", f"/api/switches/{quote(switch_id, safe='')}")
+        ctl.say(shown, *([] if ctl.json else history_screen.one(shown)))
+        return
     shown = ctl.client.call("GET", f"/api/switches?limit={lines}")
-    ctl.say(shown, *([] if ctl.json else screens.history(shown)))
-
-
-@click.command()
-@common
-@pass_ctl
-def events(ctl: Ctl) -> None:
-    """What happens, as it happens, until Ctrl-C."""
-    stream = ctl.client.events()
-    try:
-        while True:
-            try:
-                event = stream.next(None)
-            except StreamEnded:
-                stream.close()
-                stream = ctl.client.events_again(stream.last_id)
-                continue
-            if event is not None and event.kind:
-                data = json.dumps(event.data, ensure_ascii=False)
-                ctl.say(
-                    {"id": event.id, "event": event.kind, "data": event.data},
-                    f"{event.id:>6}  {paint(event.kind.ljust(7), 'cyan')} {clean(data)}",
-                )
-    except KeyboardInterrupt:
-        pass
-    finally:
-        stream.close()
+    ctl.say(shown, *([] if ctl.json else history_screen.history(shown)))

@@ -6,34 +6,8 @@ from typing import Any
 
 from spark_modeld.cli.check_screen import found_of
 from spark_modeld.cli.memory_bar import memory_bar, strange_models
-from spark_modeld.cli.text import age, arrow, bar, between, clean, paint, phase, size, span, table, unit_name, width
-
-_LABEL = 10
-
-
-def status(shown: dict[str, Any]) -> list[str]:
-    """One screen: what serves, what is happening, memory left, the last failure, warnings."""
-    lines = _slot(shown["slot"])
-    desired, default = shown["desired"], shown["default"]
-    if desired != shown["slot"]["model"] or default not in {None, desired}:
-        wanted = desired or "empty"
-        lines.append(_labelled("desired", wanted + (f" (default {default})" if default not in {None, desired} else "")))
-    if shown["switch"] is not None:
-        lines.append(_labelled("switch", _under_way(shown["switch"])))
-    for demand in shown["queue"]:
-        lines.append(_labelled("waiting", f"{demand['waiters']} for {demand['model']}, {span(age(demand['since']))}"))
-    for side in shown["side"]:
-        lines.append(_labelled("side", f"{side['model']} {phase(side['phase'])}  {paint(side['url'], 'dim')}"))
-    if shown["memory"] is not None:
-        lines.append(_labelled("memory", _memory_line(shown["memory"])))
-    if shown["bus"] != "connected":
-        lines.append(_labelled("systemd", paint("not connected; nothing starts or stops until it is back", "red")))
-    if shown["stopping"]:
-        lines.append(_labelled("daemon", paint("stopping; models keep serving", "yellow")))
-    if shown["last_failure"] is not None:
-        lines.append(_labelled("failure", _failure(shown["last_failure"])))
-    lines += [_labelled("warning", paint(clean(w["message"]), "yellow")) for w in shown["warnings"]]
-    return lines
+from spark_modeld.cli.status_screen import LABEL, available, labelled
+from spark_modeld.cli.text import about, clean, size, span, table, unit_name
 
 
 def models(shown: dict[str, Any]) -> list[str]:
@@ -48,23 +22,25 @@ def models(shown: dict[str, Any]) -> list[str]:
             m["engine"],
             size(m["footprint"]["bytes"]) if m["footprint"]["basis"] != "unknown" else "unknown",
             {True: "yes", False: "no", None: "?"}[m["fits"]],
+            about(m["load"]["seconds"]) if m.get("load") else "-",
             ", ".join(m["aliases"]) or "-",
             m["url"],
         )
         for m in shown["models"]
     ]
-    lines = table(("MODEL", "STATE", "ROLE", "ENGINE", "NEEDS", "FITS", "ALIASES", "URL"), rows)
+    header = ("MODEL", "STATE", "ROLE", "ENGINE", "NEEDS", "FITS", "LOADS IN", "ALIASES", "URL")
+    lines = table(header, rows, spare=("ALIASES", "LOADS IN", "ROLE", "ENGINE"))
     return [*lines, *found_of(shown["models"])]
 
 
 def memory(shown: dict[str, Any]) -> list[str]:
     """The reading and who holds it."""
     lines = [
-        _labelled("memory", _available(shown)),
-        *memory_bar(shown, _LABEL),
-        _labelled("source", f"{shown['source']}{', ' + shown['gpu'] if shown['gpu'] else ''}"),
+        labelled("memory", available(shown)),
+        *memory_bar(shown, LABEL),
+        labelled("source", f"{shown['source']}{', ' + shown['gpu'] if shown['gpu'] else ''}"),
     ]
-    lines += [_labelled("note", clean(note)) for note in shown["notes"]]
+    lines += [labelled("note", clean(note)) for note in shown["notes"]]
     if shown["models"]:
         held = [
             (
@@ -105,74 +81,5 @@ def memory(shown: dict[str, Any]) -> list[str]:
     return lines
 
 
-def history(shown: dict[str, Any]) -> list[str]:
-    """Switches, newest first."""
-    if not shown["switches"]:
-        return ["No switch yet."]
-    rows = [
-        (
-            s["started_at"][:19].replace("T", " ") + "Z",
-            s["id"],
-            f"{s['from'] or 'empty'} {arrow()} {s['model'] or 'empty'}",
-            s["outcome"] or s["phase"],
-            span(between(s["started_at"], s["finished_at"])) if s["finished_at"] else span(age(s["started_at"])),
-            s["actor"] or s["requested_by"],
-            s["error"]["detail"] if s["error"] is not None else "",
-        )
-        for s in shown["switches"]
-    ]
-    return table(("STARTED", "ID", "SWITCH", "OUTCOME", "TOOK", "BY", "WHY"), rows)
-
-
-def _slot(slot: dict[str, Any]) -> list[str]:
-    if slot["model"] is None:
-        lines = [_labelled("slot", phase(slot["phase"]))]
-    else:
-        held = f", {slot['in_flight']} in flight" if slot["in_flight"] else ""
-        since = f" for {span(age(slot['since']))}" if slot["since"] else ""
-        lines = [_labelled("slot", f"{paint(slot['model'], 'bold')} {phase(slot['phase'])}{since}{held}")]
-        where = "  ".join(text for text in (slot["url"], slot["unit"]) if text)
-        if where:
-            lines.append(_labelled("", paint(where, "dim")))
-    if slot["reason"]:
-        lines.append(_labelled("", clean(slot["reason"])))
-    return lines
-
-
-def _under_way(switch: dict[str, Any]) -> str:
-    way = f"{switch['from'] or 'empty'} {arrow()} {switch['model'] or 'empty'}"
-    back = switch["rollback"]
-    step = f"back to {back['model']}: {back['phase']}" if back is not None else switch["phase"]
-    asked = switch["actor"] or switch["requested_by"]
-    return f"{way}  {phase(step)} for {span(age(switch['started_at']))}, asked by {asked}  [{switch['id']}]"
-
-
-def _memory_line(memory: dict[str, Any]) -> str:
-    total, available, text = memory["total"], memory["available"], _available(memory)
-    columns = min(30, width() - _LABEL - 40)
-    return f"[{bar(total - available, total, memory['reserve'], columns)}] {text}" if columns >= 8 else text
-
-
-def _available(memory: dict[str, Any]) -> str:
-    total, available = memory["total"], memory["available"]
-    text = f"{size(available)} of {size(total)} available"
-    if memory["stale"]:
-        text += paint(" (the GPU's driver does not answer)", "red")
-    elif available < memory["reserve"]:
-        text += paint(" (under the reserve)", "yellow")
-    return text
-
-
-def _failure(switch: dict[str, Any]) -> str:
-    when = span(age(switch["finished_at"])) if switch["finished_at"] else "?"
-    error = switch["error"] or {"detail": switch["outcome"]}
-    why = " ".join([error["detail"], *([error["reading"]["message"]] if "reading" in error else [])])
-    return f"{when} ago, {switch['model'] or 'empty'} {switch['outcome']}: {clean(why)}"
-
-
 def _footprint(footprint: dict[str, Any]) -> str:
     return "unknown" if footprint["basis"] == "unknown" else f"{size(footprint['bytes'])} {footprint['basis']}"
-
-
-def _labelled(label: str, text: str) -> str:
-    return f"{paint(label.ljust(_LABEL), 'dim')}{text}"

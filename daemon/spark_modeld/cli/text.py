@@ -58,16 +58,26 @@ def size(amount: int | None) -> str:
 
 
 def span(seconds: float) -> str:
-    """A duration: ``3.2 s``, ``4 min``, ``2 h 5 min``, ``3 days``."""
+    """A duration: ``3.2 s``, ``4 min 10 s``, ``2 h 5 min``, ``3 days``."""
     if seconds < 60:
         return f"{max(0.0, seconds):.1f} s"
     minutes = int(seconds // 60)
     if minutes < 60:
-        return f"{minutes} min"
+        rest = int(seconds % 60)
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
     if minutes < 48 * 60:
         hours, rest = divmod(minutes, 60)
         return f"{hours} h {rest} min" if rest else f"{hours} h"
     return f"{minutes // (24 * 60)} days"
+
+
+def about(seconds: float) -> str:
+    """A duration that is an estimate: ``3 s``, ``45 s``, ``2 min 10 s``, ``25 min``."""
+    if seconds < 10:
+        return f"{max(1, round(seconds))} s"
+    if seconds < 20 * 60:
+        return span(round(seconds / 5) * 5).replace(".0 s", " s")
+    return span(round(seconds / 60) * 60)
 
 
 def age(time: str) -> float:
@@ -91,6 +101,21 @@ def bar(used: int, total: int, reserve: int, columns: int) -> str:
     return "".join(cells)
 
 
+def share_bar(share: float, columns: int) -> str:
+    """How much of something is done."""
+    full, empty = ("█", "░") if is_unicode() else ("#", ".")
+    done = round(columns * min(1.0, max(0.0, share)))
+    return full * done + empty * (columns - done)
+
+
+def wrapped(text: str, columns: int, most: int) -> list[str]:
+    """The text in lines of so many columns, at most ``most`` of them; what is left out leaves a mark."""
+    import textwrap
+
+    more = " …" if is_unicode() else " ..."
+    return textwrap.wrap(text, max(8, columns), max_lines=most, placeholder=more) or [""]
+
+
 def arrow() -> str:
     """From here to there."""
     return "→" if is_unicode() else "->"
@@ -109,14 +134,22 @@ def fit(text: str, columns: int) -> str:
     return text[: max(0, columns - 1)] + ("…" if is_unicode() else ".")
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Aligned lines no wider than the terminal; the last column is the one that is cut. Cells are plain text."""
-    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
-    used = sum(widths[:-1]) + 2 * (len(widths) - 1)
-    widths[-1] = max(4, min(widths[-1], width() - used))
-    lines = [paint(_line(header, widths), "dim")]
-    lines += [_line(row, widths) for row in rows]
-    return lines
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, spare: Sequence[str] = ()) -> list[str]:
+    """Aligned lines no wider than the terminal. Cells are plain text.
+
+    Where there is no room for all columns, those in ``spare`` are left out, the first of them first; after that the
+    last column is cut.
+    """
+    columns = list(range(len(header)))
+    widths = [max(len(row[i]) for row in (header, *rows)) for i in columns]
+    for name in spare:
+        if sum(widths[i] for i in columns) + 2 * (len(columns) - 1) <= width():
+            break
+        columns = [i for i in columns if header[i] != name]
+    kept = [widths[i] for i in columns]
+    kept[-1] = max(4, min(kept[-1], width() - sum(kept[:-1]) - 2 * (len(kept) - 1)))
+    lines = [[row[i] for i in columns] for row in (header, *rows)]
+    return [paint(_line(lines[0], kept), "dim"), *(_line(row, kept) for row in lines[1:])]
 
 
 def _line(row: Sequence[str], widths: Sequence[int]) -> str:
