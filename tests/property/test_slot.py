@@ -6,6 +6,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from property.machine import SlotMachine
+from property.world import World, at_rest
 
 pytestmark = pytest.mark.property
 
@@ -18,3 +19,14 @@ TestSlot.settings = settings(
     derandomize=bool(os.environ.get("CI")),
     suppress_health_check=list(HealthCheck),
 )
+
+
+def test_a_bus_that_is_lost_while_a_side_model_is_admitted_does_not_forget_who_waits() -> None:
+    world = World()
+    world.cancel()
+    world.read()
+    world.demand("side", may_switch=True)
+    world.lose_bus()
+    world.read()
+    world.calm_down()
+    at_rest(world)

@@ -55,8 +55,12 @@ class Beside:
         self._house.step(model, life_of.START_WANTED, now)
 
     def bus_lost(self) -> None:
-        """Whether a start ever reached systemd is unknown: what is seen later decides."""
+        """Whether a start ever reached systemd is unknown: what is seen later decides.
+
+        Readings that come meanwhile decide nothing, so they are asked for again when the bus is back.
+        """
         self._raising.clear()
+        self._reads.clear()
 
     # Inside.
 
