@@ -91,7 +91,7 @@ async def test_status_fits_the_screen_whatever_is_the_matter(control: Control, c
     )
     lines = (await ctl("status", COLUMNS="80")).out.splitlines()
     assert len(lines) <= 24
-    assert max(map(len, lines)) <= 80
+    assert max(map(len, lines)) <= 80, lines
     shown = "\n".join(lines)
     assert "loading weights [█████████░░░░░░░░░░░] 45 %, about 1 min 25 s left" in shown
     assert "3 for a-rather-long-name-of-a-model-0, for 12." in shown

@@ -9,7 +9,7 @@ from typing import Any
 
 from spark_modeld.cli.outlook import how_far, how_long, how_much_longer
 from spark_modeld.cli.problems import next_step
-from spark_modeld.cli.text import age, arrow, bar, clean, fit, paint, phase, size, span, width, wrapped
+from spark_modeld.cli.text import age, arrow, bar, clean, fit, paint, phase, size, span, visible, width, wrapped
 
 LABEL = 10
 _LINES = 23
@@ -124,7 +124,7 @@ def _listed(label: str, lines: list[str]) -> list[str]:
 def _memory(memory: Shown) -> str:
     total, free, reserve = memory["total"], memory["available"], memory["reserve"]
     text = f"{available(memory)}, {size(max(0, free - reserve))} for models"
-    columns = min(30, width() - LABEL - 48)
+    columns = min(30, width() - LABEL - 3 - visible(text))
     return f"[{bar(total - free, total, reserve, columns)}] {text}" if columns >= 8 else text
 
 

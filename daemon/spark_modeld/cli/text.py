@@ -32,6 +32,11 @@ def phase(name: str) -> str:
     return paint(name, _PHASE_COLOURS.get(name, "dim" if name in _AT_REST else "yellow"))
 
 
+def visible(text: str) -> int:
+    """How many columns a text takes, its colours aside."""
+    return len(re.sub(r"\x1b\[[0-9;]*m", "", text))
+
+
 def clean(text: str) -> str:
     """Without control characters: what a model wrote into its log must not drive the terminal."""
     return "".join(c if c == "\t" or c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
