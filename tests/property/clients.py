@@ -115,7 +115,8 @@ class Clients:
         first = slot.desk.demands.first(model)
         assert first is not None, "a switch that nobody asked for"
         settings = slot.house.catalog.settings.slot
-        assert tx.stage is Stage.ADMIT, "a switch for a demand begins with admission"
+        # What somebody else has started meanwhile is on its way already, and is only taken in.
+        assert tx.stage is Stage.ADMIT or slot.house.lives[model].foreign, "a switch for a demand begins with admission"
         self._due = now.mono - first.since.mono >= settings.max_wait
         if occupant is not None and self._phases.get(occupant) is Phase.SERVING:
             life = slot.house.lives[occupant]
