@@ -122,15 +122,22 @@ def command_script(words: list[str], environment: dict[str, str]) -> str:
     )
 
 
-def start_script(account: pwd.struct_passwd | None, command_path: str) -> str:
-    """What runs as root: drops everything; the model's environment has no part in it."""
+def branding(account: pwd.struct_passwd | None, reports: str) -> str:
+    """What comes first in every start: this run's brand, by which spark-model-sweep@ knows what escapes from it."""
+    library = os.path.join(os.path.dirname(os.path.abspath(__file__)), "brand.sh")
+    uid = account.pw_uid if account else os.getuid()
+    return f"uid={uid}\nreports={quoted(reports)}\n. {quoted(library)}\n"
+
+
+def start_script(account: pwd.struct_passwd | None, reports: str) -> str:
+    """What runs as root: brands, and drops everything; the model's environment has no part in it."""
     drop = ""
     if account is not None:
         drop = (
             f"/usr/bin/setpriv --reuid {quoted(account.pw_name)} --regid {account.pw_gid} --init-groups "
             "--no-new-privs --inh-caps=-all --bounding-set=-all --reset-env -- "
         )
-    return f"exec {drop}/bin/sh <{quoted(command_path)}\n"
+    return f"{branding(account, reports)}exec {drop}/bin/sh <{quoted(f'{reports}/command')}\n"
 
 
 def write(path: str, content: str) -> None:
@@ -170,7 +177,7 @@ def container_scripts(
         start, clean, folders = launch_docker.scripts(model_id, model, settings, account, reports=reports, path=path)
     except ValueError as error:  # also what is no TOML, or no UTF-8
         raise Refused(str(error)) from error
-    return {"start": start, "clean": clean}, folders, newest
+    return {"start": branding(account, reports) + start, "clean": clean}, folders, newest
 
 
 def render(model_id: str, config: str, reports: str, *, user_mode: bool, signature: str) -> str:
@@ -188,8 +195,7 @@ def render(model_id: str, config: str, reports: str, *, user_mode: bool, signatu
     start, mark = (os.path.join(directory, name) for name in ("start", "start.sig"))
     folders: list[str] = []
     if way == "launch":
-        command = os.path.join(directory, "command")
-        files = {"command": command_script(*command_of(model)), "start": start_script(account, command)}
+        files = {"command": command_script(*command_of(model)), "start": start_script(account, directory)}
     else:
         files, folders, newer = container_scripts(model_id, model, config, directory, account)
         newest = max(newest, newer)

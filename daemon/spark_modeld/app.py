@@ -35,7 +35,7 @@ from spark_modeld.memory.lone_thread import LoneThread
 from spark_modeld.memory.pressure import KernelPressure
 from spark_modeld.metrics import Metrics
 from spark_modeld.ports import Outside
-from spark_modeld.remains import HostRemains
+from spark_modeld.remains import Brands, HostRemains
 from spark_modeld.state import StateFile
 from spark_modeld.systemd import notify, sockets
 from spark_modeld.systemd.journal import Journalctl
@@ -79,7 +79,8 @@ class Daemon:
         systemd = Manager(user=user)
         clock = SystemClock()
         # The launchers are root's; beside a user's own systemd they run as that user.
-        self._containers = Containers(where.reports, owner=os.getuid() if user else 0)
+        launcher = os.getuid() if user else 0
+        self._containers = Containers(where.reports, owner=launcher)
         self._gauge = NvmlGauge(
             clock,
             meminfo_path=os.environ.get("SPARK_MODELD_MEMINFO", "/proc/meminfo"),
@@ -92,7 +93,7 @@ class Daemon:
             pressure=self._pressure,
             systemd=systemd,
             gauge=self._gauge,
-            remains=HostRemains(self._containers.of),
+            remains=HostRemains(self._containers.of, Brands(where.reports, owner=launcher)),
             prober=Ladder(_read_key),
             vitals=EngineVitals(_read_key),
             server=OllamaServer(_read_key),

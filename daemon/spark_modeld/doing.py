@@ -77,7 +77,7 @@ class Doing:
         self._chronicle = Chronicle(self._publisher.ended)
         self._record = Record()
         self._slot = Slot(Catalog(), self._record, outside.clock.now(), new_id=new_id)
-        self._units = Units(self._slot, outside.systemd)
+        self._units = Units(self._slot, outside.systemd, escaped=outside.remains.escaped)
         self._leases = Leases(
             self._promises,
             self._asks,

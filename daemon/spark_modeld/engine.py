@@ -133,7 +133,7 @@ class Engine(Calls):
         self._slot.planner.held = bool(self._boot_id) and self._record.held_boot == self._boot_id
         if self._record.boot and self._record.boot != self._boot_id:
             self._slot.machine_went_down(self._now())
-        self._units = Units(self._slot, self._out.systemd)
+        self._units = Units(self._slot, self._out.systemd, escaped=self._out.remains.escaped)
 
     async def _connect(self) -> None:
         await self._out.systemd.connect(self._on_bus, self._units.names())

@@ -5,19 +5,27 @@ from __future__ import annotations
 import asyncio
 
 from spark_modeld import ports
+from spark_modeld.core.errors import SparkError
 from spark_modeld.core.model import Container, Docker, Model
+
+_SWEEP_SECONDS = 20.0
+"""How long a sweep may take before it is asked for again."""
 
 
 class Leftovers:
-    """Looks, and names what it finds. It ends nothing: systemd, the launcher and its clean-up do that."""
+    """Looks, and names what it finds. What has escaped from the unit it has ended; whatever else there is ends by
+    systemd, the launcher and its clean-up, or is somebody else's.
+    """
 
     def __init__(self, outside: ports.Outside) -> None:
         self._out = outside
         self._before: dict[str, frozenset[int]] = {}
+        self._sweeps: dict[str, float] = {}
 
     def starting(self, spec: Model) -> None:
         """Remembers who listens at the model's address before the model can: that one is not left by it."""
         self._before[spec.id] = self._out.remains.listeners(spec)
+        self._sweeps.pop(spec.id, None)
 
     async def of(self, spec: Model) -> tuple[str, ...]:
         """Each thing left, in words; empty when the model is gone. SparkError when nobody can say."""
@@ -29,6 +37,8 @@ class Leftovers:
             for unit, pids in ((spec.seat, own), *containers.items())
             if pids
         ]
+        if not left:
+            left += await self._escaped(spec)
         # A gauge that hangs knows nothing; what starts next still needs a fresh reading that fits.
         holding = [each.pid for each in reading.processes if each.model == spec.id and not reading.stale]
         if holding and not left:
@@ -36,6 +46,21 @@ class Leftovers:
         if not left and not spec.tenant:  # there its server listens, and stays
             left += self._on_port(spec)
         return tuple(left)
+
+    async def _escaped(self, spec: Model) -> list[str]:
+        """What the unit started and does not hold: it had no signal yet."""
+        found = self._out.remains.escaped(spec)
+        if not found:
+            return []
+        now, fate = self._out.clock.now().mono, "is being ended"
+        if now >= self._sweeps.get(spec.id, now):
+            try:
+                await self._out.systemd.sweep(spec.id)
+                self._sweeps[spec.id] = now + _SWEEP_SECONDS
+            except SparkError as error:
+                fate = f"cannot be ended: {error.problem.detail}"
+        places = sorted({unit or "no unit" for unit in found.values()})
+        return [f"{self._out.remains.named(found)}, which escaped from the unit into {', '.join(places)} and {fate}"]
 
     def _on_port(self, spec: Model) -> list[str]:
         inodes = self._out.remains.listeners(spec) - self._before.get(spec.id, frozenset())

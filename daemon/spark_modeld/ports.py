@@ -109,6 +109,12 @@ class Systemd(Protocol):
     def kill(self, unit: str, token: int) -> None:
         """SIGKILL for every process of the unit."""
 
+    async def sweep(self, model: str) -> None:
+        """Has ended what escaped from the model's unit, which is down. SparkError when systemd does not take it on.
+
+        It is under way when this returns; what comes of it is seen by what is left.
+        """
+
     async def processes(self, unit: str) -> frozenset[int]:
         """The PIDs in the unit's control group now, empty for a unit that is not loaded. SparkError ``bus-lost``."""
 
@@ -137,6 +143,9 @@ class Remains(Protocol):
 
     def processes(self, scope: str) -> frozenset[int]:
         """The PIDs of a container, wherever docker has put it: not every scope is the systemd's that we speak to."""
+
+    def escaped(self, model: Model) -> Mapping[int, str | None]:
+        """The processes that the model's unit started and that are not in its control group: PID -> where they are."""
 
     def listeners(self, model: Model) -> frozenset[int]:
         """The sockets (inodes) that listen where the model's engine does, if that is on this machine."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from spark_modeld import ports
 from spark_modeld.core import lifecycle as life_of
 from spark_modeld.core.effects import Effects
@@ -9,15 +11,21 @@ from spark_modeld.core.model import ActiveState, Instant, Model, OwnUnit, Phase,
 from spark_modeld.core.slot import Slot
 
 _RUNNING = frozenset({ActiveState.ACTIVE, ActiveState.RELOADING})
+_DOWN = frozenset({ActiveState.INACTIVE, ActiveState.FAILED})
 _UP = frozenset({Phase.WARMING, Phase.SERVING, Phase.DRAINING})
+_UP_OR_UNKNOWN = _UP | {Phase.UNKNOWN}
 
 
 class Units:
-    """Translates. It remembers the calls in flight, our own jobs, and units that a job of somebody else touched."""
+    """Translates. It remembers the calls in flight, our own jobs, and units that a job of somebody else touched.
 
-    def __init__(self, slot: Slot, systemd: ports.Systemd) -> None:
+    ``escaped`` says whether there are processes that a model's unit started and did not keep.
+    """
+
+    def __init__(self, slot: Slot, systemd: ports.Systemd, *, escaped: Callable[[Model], object]) -> None:
         self._slot = slot
         self._systemd = systemd
+        self._escaped = escaped
         self._calls: dict[int, tuple[str, int]] = {}
         self._kills: set[int] = set()
         self._own_jobs: set[str] = set()
@@ -76,7 +84,7 @@ class Units:
                 return self._shown(unit, status, now)
             case ports.BusConnected(shown):
                 by_model = {m: shown[spec.seat] for m, spec in self._slot.house.models.items() if spec.seat in shown}
-                effects = self._slot.bus_connected(by_model, now)
+                effects = self._slot.bus_connected(by_model, now, lambda model: self._left(model, by_model[model]))
                 self._systemd.watch(self.names())
                 return effects
             case ports.BusLost():
@@ -131,8 +139,15 @@ class Units:
         self._doubted.discard(unit)
         effects: Effects = []
         for model in self._models(unit):
-            effects += self._slot.unit_event(model, life_of.Shown(status, foreign), now)
+            shown = life_of.Shown(status, foreign, left=self._left(model, status))
+            effects += self._slot.unit_event(model, shown, now)
         return effects
+
+    def _left(self, model: str, status: UnitStatus) -> bool:
+        """Whether a unit that went down, or is first seen so, has left processes elsewhere."""
+        if status.active not in _DOWN or self._slot.house.lives[model].phase not in _UP_OR_UNKNOWN:
+            return False
+        return bool(self._escaped(self._slot.house.models[model]))
 
     def _doubtful(self, unit: str, status: UnitStatus, *, foreign: bool) -> bool:
         """Whether a clean end could still turn out to be somebody's stop.

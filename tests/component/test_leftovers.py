@@ -9,7 +9,9 @@ import pytest
 from msgspec.structs import replace
 from structlog.testing import capture_logs
 
+from spark_modeld.core.errors import Code, Problem
 from spark_modeld.core.model import Container, Docker, Launch, Outcome, Phase, Requester, Run, Switch
+from spark_modeld.core.record import Record
 from spark_modeld.ports import Holder
 from support.fakes import Outside, make_catalog, make_model, unit
 
@@ -104,6 +106,75 @@ async def test_a_container_whose_unit_fell_is_waited_for(outside: Outside) -> No
     await outside.advance(2)
     assert outside.calls("start") == [f"start {unit('alpha')}"]
     assert phase(outside, "alpha") is Phase.SERVING
+
+
+async def test_what_escaped_is_ended_before_anything_starts(outside: Outside) -> None:
+    del outside.systemd.pids[SCOPE]
+    outside.remains.sockets.clear()
+    outside.remains.gone_astray["alpha"] = {12: "session-3.scope", 13: None}
+    outside.seen.clear()
+    with capture_logs() as logs:
+        await begin(outside, "beta")
+    assert phase(outside, "alpha") is Phase.STOPPING
+    assert [each for each in outside.seen if each.startswith(("sweep", "start"))] == ["sweep alpha"]
+    assert [line["event"] for line in logs if "not gone" in line["event"]] == [
+        "alpha is down, but not gone: engine (PID 12), engine (PID 13), "
+        "which escaped from the unit into no unit, session-3.scope and is being ended"
+    ]
+    outside.remains.gone_astray.clear()
+    await outside.advance(2)
+    assert phase(outside, "beta") is Phase.SERVING
+    assert outside.calls("sweep") == ["sweep alpha"]
+
+
+async def test_who_cannot_be_ended_is_named_and_asked_for_again(outside: Outside) -> None:
+    del outside.systemd.pids[SCOPE]
+    outside.remains.sockets.clear()
+    outside.remains.gone_astray["alpha"] = {12: "session-3.scope"}
+    outside.systemd.no_sweep = Problem(Code.INTERNAL, "systemd did not start it: Access denied")
+    await begin(outside, "beta")
+    await outside.advance(60)
+    assert phase(outside, "alpha") is Phase.STUCK
+    problem = outside.engine.snapshot.models["alpha"].error
+    assert problem is not None
+    assert "session-3.scope and cannot be ended: systemd did not start it: Access denied" in problem.detail
+    outside.systemd.no_sweep = None
+    outside.seen.clear()
+    await outside.advance(45)
+    assert len(outside.calls("sweep")) == 3
+    outside.remains.gone_astray.clear()
+    await outside.advance(2)
+    assert phase(outside, "alpha") is Phase.SERVING
+
+
+@pytest.mark.parametrize("run", [Launch(("engine",)), Docker("image")])
+async def test_a_unit_that_fell_has_failed_only_when_what_escaped_is_gone(run: Run) -> None:
+    made = Outside(make_catalog(replace(make_model("alpha", 60), run=run)))
+    await made.up()
+    await begin(made, "alpha")
+    made.remains.gone_astray["alpha"] = {12: "session-3.scope"}
+    made.seen.clear()
+    made.systemd.crash(unit("alpha"))
+    await made.advance(3)
+    assert phase(made, "alpha") is Phase.STOPPING
+    assert (made.calls("sweep"), made.calls("start")) == (["sweep alpha"], [])
+    made.remains.gone_astray.clear()
+    await made.advance(3)
+    assert phase(made, "alpha") is Phase.SERVING
+    await made.engine.shut_down()
+
+
+async def test_what_escaped_while_the_daemon_was_away_is_ended_before_anything_starts() -> None:
+    made = Outside(make_catalog(), Record(desired="beta"))
+    made.remains.gone_astray["alpha"] = {12: "session-3.scope"}
+    await made.up()
+    await made.advance(3)
+    assert phase(made, "alpha") is Phase.STOPPING
+    assert (made.calls("sweep"), made.calls("start")) == (["sweep alpha"], [])
+    made.remains.gone_astray.clear()
+    await made.advance(3)
+    assert (phase(made, "alpha"), phase(made, "beta")) == (Phase.STOPPED, Phase.SERVING)
+    await made.engine.shut_down()
 
 
 async def test_what_does_not_go_is_named_and_the_model_is_stuck(outside: Outside) -> None:

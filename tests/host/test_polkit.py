@@ -42,6 +42,16 @@ def test_the_daemon_may_start_stop_kill_and_reset_models(host: SparkHost) -> Non
     assert not refused(call(host, "spark-modeld", "ResetFailedUnit", "s", unit))
 
 
+def test_the_daemon_may_have_swept_what_escaped_and_has_no_say_in_it(host: SparkHost) -> None:
+    sweep = "spark-model-sweep@alpha.service"
+    assert call(host, "spark-modeld", "StartUnit", "ss", sweep, "replace") == ""
+    for method, arguments in (("StopUnit", ("ss", sweep, "replace")), ("KillUnit", ("ssi", sweep, "all", "9"))):
+        assert refused(call(host, "spark-modeld", method, *arguments)), method
+    host.run("systemctl", "start", sweep, check=False)  # joins the job, if it is still under way
+    assert "run/spark-models/alpha" in host.journal("-o", "cat", "-u", sweep)
+    assert host.run("test", "-w", "/run/spark-models", user="spark-modeld", check=False).returncode == 1
+
+
 @pytest.mark.parametrize(
     "unit",
     [
@@ -55,6 +65,9 @@ def test_the_daemon_may_start_stop_kill_and_reset_models(host: SparkHost) -> Non
         f"spark-model@{'a' * 65}.service",
         "xspark-model@alpha.service",
         "spark-model@alpha.socket",
+        "spark-model-clean@alpha.service",
+        "spark-model-sweep@Alpha.service",
+        "spark-model-sweep@alpha.service.socket",
     ],
 )
 def test_no_other_unit(host: SparkHost, unit: str) -> None:

@@ -14,7 +14,7 @@ from support.witness import until
 
 pytestmark = pytest.mark.host
 
-PORTS = {"alpha": 8001, "beta": 8002}
+PORTS = {"alpha": 8001, "beta": 8002, "runaway": 8003}
 OWN_PORT = 30177
 SETTINGS = f"""\
 [memory]
@@ -40,10 +40,15 @@ class User:
         return self.host.run("env", f"XDG_RUNTIME_DIR=/run/user/{self.uid}", *argv, user=self.name, check=check)
 
     def configure(self) -> None:
-        """Two tiny models, each of which says its own name."""
+        """Tiny models, each of which says its own name; one is put into a scope of its own."""
         folder = f"/home/{self.name}/.config/spark-modeld"
         for model, port in PORTS.items():
             entry = llama_model(model, port=port, gguf=f"/srv/models/{tiny_model(model).name}", memory="64MiB")
+            if model == "runaway":
+                shell = (
+                    'command = ["/bin/sh", "-c", "systemd-run --user --scope --quiet -- \\"$@\\" & wait", "serve.sh", '
+                )
+                entry = entry.replace("command = [", shell)
             self.host.write(f"{folder}/models.d/{model}.toml", entry)
         self.host.write(f"{folder}/spark-modeld.toml", SETTINGS)
         self.host.run("chown", "-R", f"{self.name}:", f"/home/{self.name}/.config")
@@ -102,6 +107,19 @@ def test_a_start_behind_the_daemons_back_is_asked_about(user: User) -> None:
     user.systemctl("start", "spark-model@alpha")
     user.host.await_engine(PORTS["alpha"])
     user.serves("alpha")
+
+
+def test_what_escapes_is_ended_before_the_next_one_starts(user: User) -> None:
+    user.switch("runaway")
+    user.serves("runaway")
+    scopes = user.systemctl("list-units", "--no-legend", "--plain", "--type=scope", "run-*")
+    assert scopes
+    user.switch("alpha")
+    user.serves("alpha")
+    said = user.host.journal("-o", "cat", "--identifier=spark-model-sweep")
+    assert "llama-server (PID " in said
+    assert "outlived spark-model@runaway.service: SIGTERM" in said
+    assert not user.systemctl("list-units", "--no-legend", "--plain", "--type=scope", "run-*")
 
 
 def test_the_socket_is_the_users_own(user: User) -> None:

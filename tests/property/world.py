@@ -155,7 +155,7 @@ class World:
         self.slot = Slot(CATALOG, self.record, self.now(), new_id=self._new_id)
         self.slot.planner.held = self.record.held_boot == BOOT
         self.systemd = FakeSystemd(self)
-        self.link = Units(self.slot, self.systemd)  # type: ignore[arg-type]
+        self.link = Units(self.slot, self.systemd, escaped=self._escaped)  # type: ignore[arg-type]
         self.reads.clear()
         self.watches.clear()
         self.timers.clear()
@@ -290,6 +290,11 @@ class World:
     def _alive(self, model: str) -> bool:
         return self.units[MODELS[model].unit].processes
 
+    def _escaped(self, model: Model) -> bool:
+        """What of the model lives though its unit is down: nothing that the unit had in its control group."""
+        unit = self.units[model.unit]
+        return unit.processes and unit.active in {ActiveState.INACTIVE, ActiveState.FAILED}
+
     # systemd's side.
 
     def called(self, verb: str, unit: str, token: int) -> None:
@@ -361,7 +366,7 @@ class World:
         state = self.units[unit]
         if state.active is ActiveState.ACTIVE and state.job is None:
             state.active, state.sub, state.result = ActiveState.FAILED, "failed", "signal"
-            state.processes = lingering and MODELS["delta"].unit == unit
+            state.processes = lingering
             state.held = 0
             self.tell(unit)
 

@@ -158,6 +158,7 @@ class FakeSystemd:
         self.known: dict[str, UnitFacts] = {}
         self.order = Order.PROMPT
         self.lingering = False
+        self.no_sweep: Problem | None = None
         self.connects = True
         self.closed = False
         self.watched: frozenset[str] = frozenset()
@@ -256,6 +257,11 @@ class FakeSystemd:
         self.show(unit, ActiveState.FAILED, sub="failed", result="signal", exit_status=9)
         if unit in self._open_jobs:
             self.end_job(unit)
+
+    async def sweep(self, model: str) -> None:
+        self._seen.append(f"sweep {model}")
+        if self.no_sweep is not None:
+            raise SparkError(self.no_sweep)
 
     async def processes(self, unit: str) -> frozenset[int]:
         return self.pids.get(unit, frozenset())
@@ -550,19 +556,23 @@ class FakeSource:
 class FakeRemains:
     """What models leave behind: ``containers`` model -> scopes, ``sockets`` model -> inode -> whose it is.
 
-    ``elsewhere``: scope -> the PIDs that our systemd does not know of.
+    ``elsewhere``: scope -> the PIDs that our systemd does not know of. ``gone_astray``: model -> PID -> where it is.
     """
 
     def __init__(self) -> None:
         self.containers: dict[str, tuple[str, ...]] = {}
         self.sockets: dict[str, dict[int, Holder]] = {}
         self.elsewhere: dict[str, frozenset[int]] = {}
+        self.gone_astray: dict[str, dict[int, str | None]] = {}
 
     def scopes(self, model: Model) -> tuple[str, ...]:
         return self.containers.get(model.id, ())
 
     def processes(self, scope: str) -> frozenset[int]:
         return self.elsewhere.get(scope, frozenset())
+
+    def escaped(self, model: Model) -> dict[int, str | None]:
+        return self.gone_astray.get(model.id, {})
 
     def listeners(self, model: Model) -> frozenset[int]:
         return frozenset(self.sockets.get(model.id, ()))

@@ -359,7 +359,7 @@ def test_nobody_runs_models_as_root_or_as_the_daemon(user: str) -> None:
 
 def test_the_drop_takes_everything(config: Config) -> None:
     account = launch.account_of({"user": "nobody"})
-    script = launch.start_script(account, "/run/x y/command")
+    script = launch.start_script(account, "/run/x y")
     for option in ("--init-groups", "--no-new-privs", "--inh-caps=-all", "--bounding-set=-all", "--reset-env"):
         assert option in script.split()
     assert f"--reuid 'nobody' --regid {account.pw_gid} " in script

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from spark_modeld.core.model import Container, Docker, EngineKind, Launch, Model, OwnUnit, Run
-from spark_modeld.remains import HostRemains, cgroups
+from spark_modeld.remains import Brands, HostRemains, cgroups
 from spark_modeld.remains.sockets import listening
 
 pytestmark = pytest.mark.unit
@@ -24,8 +24,10 @@ def model(url: str = "http://127.0.0.1:1", run: Run | None = None, engine: Engin
 
 
 @pytest.fixture
-def remains() -> HostRemains:
-    return HostRemains(lambda models: {ONE: "alpha", TWO: "alpha", THREE: "alpha"} if set(models) == {"alpha"} else {})
+def remains(tmp_path: Path) -> HostRemains:
+    reported = {ONE: "alpha", TWO: "alpha", THREE: "alpha"}
+    brands = Brands(tmp_path, owner=os.getuid())
+    return HostRemains(lambda models: reported if set(models) == {"alpha"} else {}, brands)
 
 
 @pytest.fixture

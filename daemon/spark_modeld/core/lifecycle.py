@@ -100,10 +100,15 @@ class Trigger(StrEnum):
 
 
 class Shown(Struct, frozen=True):
-    """What systemd shows. ``foreign``: a job that is not ours is, or was just now, at work on the unit."""
+    """What systemd shows.
+
+    ``foreign``: a job that is not ours is, or was just now, at work on the unit. ``left``: it is down, and processes
+    that it started are not.
+    """
 
     status: UnitStatus
     foreign: bool = False
+    left: bool = False
 
 
 class JobQueued(Struct, frozen=True):
@@ -449,6 +454,9 @@ def _shown_stopping(life: Life, event: Shown, now: Instant, limits: Limits) -> t
 
 def _first_sight(life: Life, event: Shown, now: Instant, limits: Limits) -> tuple[Life, Acts]:
     match event.status.active:
+        case ActiveState.FAILED | ActiveState.INACTIVE if event.left:
+            falling, _ = _falling(life, now, limits, foreign=False)
+            return replace(falling, down=True), (Act.WATCH_GONE,)
         case ActiveState.FAILED:
             return _enter(life, _P.FAILED, now, problem=life.problem), ()
         case ActiveState.INACTIVE:
@@ -492,7 +500,7 @@ def _shown_running(life: Life, event: Shown, now: Instant, limits: Limits) -> tu
             falling, _ = _falling(replace(life, problem=None), now, limits, foreign=True)
             return replace(falling, down=True), (Act.WATCH_GONE,)
         problem = died(status, f"while {life.phase}")
-        if limits.outlives and not restarting:
+        if (limits.outlives or event.left) and not restarting:
             falling, _ = _falling(replace(life, problem=problem), now, limits, foreign=False)
             return replace(falling, down=True, fell=True), (Act.WATCH_GONE,)
         return _enter(life, _P.FAILED, now, problem=problem), ()

@@ -129,13 +129,15 @@ class Slot:
             self.house.step(model, event, now)
         return self._settle(now)
 
-    def bus_connected(self, shown: Mapping[str, UnitStatus], now: Instant) -> Effects:
-        """The bus is there: the status of each model's unit."""
+    def bus_connected(
+        self, shown: Mapping[str, UnitStatus], now: Instant, left: Callable[[str], bool] = lambda _: False
+    ) -> Effects:
+        """The bus is there: the status of each model's unit, and whether a unit that is down has left processes."""
         self.connected = True
         self.desk.bus_connected()
         for model, status in shown.items():
             if model in self.house.lives:
-                self.house.step(model, life_of.Shown(status), now)
+                self.house.step(model, life_of.Shown(status, left=left(model)), now)
         resume, self._resume = self._resume, None
         self.planner.adopt(resume, now)
         return self._settle(now)

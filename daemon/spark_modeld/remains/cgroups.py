@@ -40,6 +40,15 @@ def processes(folder: Path) -> list[int]:
     return []
 
 
+def of(pid: int) -> tuple[str, ...] | None:
+    """The names on the way to a process's control group, the root's left out; None if it is gone."""
+    with suppress(OSError, UnicodeDecodeError):
+        lines = Path(f"/proc/{pid}/cgroup").read_text(encoding="utf-8").splitlines()
+        # Version 2's line, the last one where version 1 is there too.
+        return tuple(name for name in lines[-1].split(":", 2)[2].split("/") if name) if lines else None
+    return None
+
+
 def named(pids: Iterable[int]) -> str:
     """Processes for people: ``python3 (PID 12), sh (PID 13) and 4 more``; programs' names only, never arguments."""
     ordered = sorted(pids)

@@ -6,9 +6,10 @@ import os
 import socket
 from collections.abc import Callable, Iterable, Mapping
 
-from spark_modeld.core.model import Container, Docker, EngineKind, Model
+from spark_modeld.core.model import Container, Docker, EngineKind, Model, OwnUnit
 from spark_modeld.ports import Holder
 from spark_modeld.remains import cgroups
+from spark_modeld.remains.brands import Brands, carriers
 from spark_modeld.remains.sockets import Listening, listening
 
 _LAST = 2
@@ -18,10 +19,11 @@ _MAPPED = bytes(10) + b"\xff\xff"
 
 
 class HostRemains:
-    """``containers`` gives container id -> model id, each model's latest last."""
+    """``containers`` gives container id -> model id, each model's latest last; ``brands`` are those of the runs."""
 
-    def __init__(self, containers: Callable[[Iterable[str]], Mapping[str, str]]) -> None:
+    def __init__(self, containers: Callable[[Iterable[str]], Mapping[str, str]], brands: Brands) -> None:
         self._containers = containers
+        self._brands = brands
 
     def scopes(self, model: Model) -> tuple[str, ...]:
         """See the port."""
@@ -32,6 +34,18 @@ class HostRemains:
     def processes(self, scope: str) -> frozenset[int]:
         """See the port."""
         return frozenset(pid for folder in cgroups.places(scope, os.getuid()) for pid in cgroups.processes(folder))
+
+    def escaped(self, model: Model) -> Mapping[int, str | None]:
+        """See the port."""
+        brand = self._brands.of(model.id) if not isinstance(model.run, OwnUnit) else None
+        if brand is None:
+            return {}
+        groups = {pid: cgroups.of(pid) for pid in carriers(brand)}
+        return {
+            pid: names[-1] if names else None
+            for pid, names in groups.items()
+            if names is not None and model.unit not in names
+        }
 
     def listeners(self, model: Model) -> frozenset[int]:
         """See the port."""

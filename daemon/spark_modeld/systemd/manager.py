@@ -83,6 +83,13 @@ class Manager:
         """SIGKILL for every process of the unit."""
         self._command(token, lambda session: session.kill(unit, token))
 
+    async def sweep(self, model: str) -> None:
+        """Starts spark-model-sweep@. SparkError when systemd refuses, cannot be asked or does not answer."""
+        unit = f"spark-model-sweep@{model}.service"
+        reply = await self._ask(lambda session, done: session.ask("StartUnit", "(ss)", (unit, "replace"), done))
+        if isinstance(reply, BusError):
+            raise refuse(Code.INTERNAL, f"systemd did not start {unit}: {reply.message}")
+
     async def processes(self, unit: str) -> frozenset[int]:
         """The PIDs in the unit's control group now, empty for a unit that is not loaded; without that of its gate.
 

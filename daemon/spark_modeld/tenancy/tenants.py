@@ -124,6 +124,10 @@ class Tenants:
         seat = self._seats.get(unit)
         self._systemd.kill(unit if seat is None else seat.server.unit, token)
 
+    async def sweep(self, model: str) -> None:
+        """See ports.Systemd. Tenants have no unit that anything could escape from."""
+        await self._systemd.sweep(model)
+
     async def processes(self, unit: str) -> frozenset[int]:
         """See ports.Systemd. A tenant has none once its server runs without it. SparkError when nobody can say."""
         seat = self._seats.get(unit)

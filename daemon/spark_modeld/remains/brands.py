@@ -1,0 +1,84 @@
+"""Which processes a model's unit started, wherever they are by now: those that carry the brand of its runs.
+
+A brand is a resource limit that the unit's launcher sets before anything of the model runs, and reports in
+/run/spark-models/<id>/brand; children inherit it, and nobody but root can put it on somebody else's process.
+libexec/brand.sh says more. Everybody may read it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+_RECORD = re.compile(rb"([0-9]{19}) ([0-9]{1,10}) [0-9]{1,20}\n")
+_LIMIT = re.compile(rb"^Max realtime timeout +\S+ +([0-9]+) ", re.MULTILINE)
+_ZOMBIE = b"Z"
+_LOOKS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Brand:
+    """The brand, and the uid that the model runs as."""
+
+    number: int
+    uid: int
+
+
+class Brands:
+    """Reads the records below ``folder``, which ``owner`` alone may write."""
+
+    def __init__(self, folder: Path, *, owner: int) -> None:
+        self._folder = folder
+        self._owner = owner
+
+    def of(self, model: str) -> Brand | None:
+        """This model's brand; None if it has not run since the machine started, or what is there is no record."""
+        path = self._folder / model / "brand"
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            trusted = os.fstat(descriptor).st_uid == self._owner
+            match = _RECORD.fullmatch(os.read(descriptor, 128)) if trusted else None
+        except OSError:
+            return None
+        finally:
+            os.close(descriptor)
+        return Brand(int(match[1]), int(match[2])) if match else None
+
+
+def carriers(brand: Brand, folder: Path = Path("/proc")) -> list[int]:
+    """The PIDs of the living processes that carry it and run as the model's user."""
+    found: list[int] = []
+    for _ in range(_LOOKS):
+        steady = True
+        for name in filter(str.isdecimal, os.listdir(folder)):
+            process = f"{folder}/{name}"
+            try:
+                # A look at the owner is cheap, and leaves few whose limits have to be read.
+                if os.stat(process).st_uid != brand.uid or not _carries(process, brand):
+                    continue
+                if _lives(process):
+                    found.append(int(name))
+                else:
+                    steady = False
+            except OSError:
+                steady = False  # it has ended, and may have forked another since they were listed
+        if found or steady:
+            break
+    return found
+
+
+def _carries(process: str, brand: Brand) -> bool:
+    with open(f"{process}/limits", "rb", buffering=0) as file:
+        match = _LIMIT.search(file.read(1 << 12))
+    return match is not None and int(match[1]) == brand.number
+
+
+def _lives(process: str) -> bool:
+    """Whether it is more than an end that nobody has taken note of."""
+    with open(f"{process}/stat", "rb", buffering=0) as file:
+        return not file.read(1024).rpartition(b")")[2].lstrip().startswith(_ZOMBIE)
