@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 from typing import Any, cast
 
 import pytest
 
 from spark_modeld.gateway.connection import Connection
 from spark_modeld.gateway.house import Place
+from spark_modeld.gateway.relay import Owner, Relay
 from spark_modeld.gateway.turn import Turn
+from spark_modeld.gateway.upstream import Origin, Upstream
 from support.relaying import AUTH, relaying, request, until
 
 pytestmark = pytest.mark.component
@@ -115,3 +118,39 @@ async def test_every_line_is_written_before_the_end() -> None:
             await client.reply()
         await it.gateway.close(0)
         assert [record.status for record in it.records] == [200] * 3
+
+
+class Hungry:
+    """A transport to an engine that reads faster than anybody writes."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+
+    def write(self, data: bytes | memoryview) -> None:
+        self.taken += len(data)
+
+    def is_closing(self) -> bool:
+        return False
+
+    def abort(self) -> None: ...
+
+
+async def test_a_large_body_leaves_turns_to_others_also_when_its_engine_takes_all_of_it() -> None:
+    async with relaying() as it:
+        pool = it.gateway._house.pool
+        origin = Origin.of("http://127.0.0.1:1")
+        upstream, hungry = Upstream(origin, pool), Hungry()
+        upstream.connection_made(cast(asyncio.Transport, hungry))
+        pool.put(upstream, asyncio.get_running_loop().time())
+        size = 20 << 20
+        relay = Relay(cast(Owner, None), pool, origin, [b"head", bytes(size)], head_only=False)
+        relay.start()
+        turns = []
+        while hungry.taken < size + 4:
+            turns.append(hungry.taken)
+            await asyncio.sleep(0)
+        steps = [b - a for a, b in pairwise(turns)]
+        assert len(steps) > 30
+        assert max(steps) <= 1 << 20
+        relay.cancel()
+        upstream.connection_lost(None)

@@ -13,6 +13,7 @@ from spark_modeld.gateway.upstream import Origin, Pool, Upstream
 
 _AT_ONCE = 64 * 1024
 _SLICE = 256 * 1024
+_TURN_BYTES = 512 * 1024
 
 
 class Owner(Protocol):
@@ -136,11 +137,17 @@ class Relay:
 
     def _pump(self) -> None:
         """As much as the engine takes; a large piece in slices, because a transport copies what it cannot send."""
+        left = _TURN_BYTES
         while self._unsent and not self._clogged and self._upstream is not None:
+            if left <= 0:
+                # An engine that reads as fast as this writes would leave nobody else a turn.
+                self._loop.call_soon(self._pump)
+                return
             piece = memoryview(self._unsent.pop())
             if len(piece) > _SLICE:
                 self._unsent.append(piece[_SLICE:])
                 piece = piece[:_SLICE]
+            left -= len(piece)
             assert self._upstream.transport is not None
             self._upstream.transport.write(piece)
 
