@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import structlog
 
-from spark_modeld import __version__, arguments, checkpoint, logs, paths, tailnet
+from spark_modeld import __version__, arguments, logs, paths, tailnet
 from spark_modeld.backends.ladder import Ladder
 from spark_modeld.backends.model_server import OllamaServer
 from spark_modeld.backends.vitals import EngineVitals
@@ -24,6 +24,7 @@ from spark_modeld.clock import SystemClock
 from spark_modeld.config.load import ConfigDirectory
 from spark_modeld.config.tokens import TokenStore
 from spark_modeld.core.errors import SparkError
+from spark_modeld.core.footprint import Checkpoint
 from spark_modeld.counting import Counting
 from spark_modeld.engine import Engine
 from spark_modeld.face import Snapshot
@@ -44,6 +45,7 @@ from spark_modeld.systemd.marks import Marks
 from spark_modeld.whereabouts import Whereabouts
 
 if TYPE_CHECKING:
+    from spark_modeld.checkpoint import Stamp
     from spark_modeld.control.server import Kind, Runner
     from spark_modeld.gateway.doors import Doors
     from spark_modeld.gateway.server import Gateway
@@ -101,7 +103,7 @@ class Daemon:
             marks=Marks(where.runtime),
             clock=clock,
             journal=Journalctl(user=user),
-            inspector=HostInspector(Eyes(checkpoint.read, checkpoint.stamp, user=user), LoneThread),
+            inspector=HostInspector(Eyes(_read_checkpoint, _stamp, user=user), LoneThread),
             source=ConfigDirectory(where.config, passed=[_address(s) for s in self._passed.tcp]),
         )
         self._engine = Engine(outside, boot_id=_boot_id(), new_id=lambda: f"sw-{secrets.token_hex(5)}")
@@ -250,6 +252,18 @@ def _faster_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 def _read_key(path: str) -> str:
     return Path(path).read_text(encoding="utf-8")
+
+
+def _read_checkpoint(path: str) -> Checkpoint:
+    from spark_modeld import checkpoint  # noqa: PLC0415 - the daemon's start does not wait for it
+
+    return checkpoint.read(path)
+
+
+def _stamp(path: str) -> Stamp:
+    from spark_modeld import checkpoint  # noqa: PLC0415
+
+    return checkpoint.stamp(path)
 
 
 def _leave(status: int) -> NoReturn:

@@ -14,7 +14,8 @@ from spark_modeld import checkpoint
 from spark_modeld.core.appraisal import appraise
 from spark_modeld.core.footprint import estimate
 from spark_modeld.core.model import EngineKind, Launch, Model
-from spark_modeld.inspection import Eyes, look
+from spark_modeld.inspection import Eyes
+from spark_modeld.inspection.look import look
 from spark_modeld.remains import HostRemains
 from support.checkpoints import DEEPSEEK_V3, write
 

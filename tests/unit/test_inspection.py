@@ -15,8 +15,9 @@ from msgspec.structs import replace
 from spark_modeld import checkpoint
 from spark_modeld.core.appraisal import Inspection, UnitFacts
 from spark_modeld.core.model import Container, Docker, EngineKind, Launch, Model, OwnUnit, Run
-from spark_modeld.inspection import Eyes, HostInspector, hidden, look
+from spark_modeld.inspection import Eyes, HostInspector, hidden
 from spark_modeld.inspection.access import EXECUTE, READ, Account, Outcome, walk, writers
+from spark_modeld.inspection.look import look
 from spark_modeld.memory.lone_thread import LoneThread
 from support.checkpoints import QWEN3_32B, write
 from support.control import open_folder

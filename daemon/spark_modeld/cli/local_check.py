@@ -28,7 +28,8 @@ def check_path(path: str, memory: dict[str, Any] | None, models: list[dict[str, 
     from spark_modeld.core.footprint import estimate, flags_of
     from spark_modeld.core.model import Amount, Basis, MemorySettings
     from spark_modeld.core.report import Report
-    from spark_modeld.inspection import Eyes, inspect_checkpoint
+    from spark_modeld.inspection import Eyes
+    from spark_modeld.inspection.look import inspect_checkpoint
 
     reading = _reading(memory)
     seen = inspect_checkpoint(path, DEFAULT_USER, Eyes(checkpoint.read, checkpoint.stamp))

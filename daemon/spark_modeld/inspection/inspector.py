@@ -13,7 +13,7 @@ from spark_modeld.core.finding import error, warning
 from spark_modeld.core.fingerprint import fingerprint
 from spark_modeld.core.footprint import flags_of
 from spark_modeld.core.model import Model
-from spark_modeld.inspection.look import Eyes, look
+from spark_modeld.inspection.eyes import Eyes
 
 LOOK_SECONDS = 10.0
 """How long one look may take before it counts as hanging."""
@@ -54,7 +54,7 @@ class HostInspector:
         async with self._turns.setdefault(model.id, asyncio.Lock()):
             thread = self._hung.pop(model.id, None) or self._take()
             try:
-                seen = await thread.call(lambda: look(model, facts, self._eyes), self._seconds)
+                seen = await thread.call(lambda: _look(model, facts, self._eyes), self._seconds)
             except (TimeoutError, asyncio.CancelledError) as reason:
                 # A cancelled look goes on in its thread all the same.
                 self._hung[model.id] = thread
@@ -83,6 +83,12 @@ class HostInspector:
             self._idle = thread
         else:
             await thread.close(_nothing, _CLOSE_SECONDS)
+
+
+def _look(model: Model, facts: UnitFacts | None, eyes: Eyes) -> Inspection:
+    from spark_modeld.inspection.look import look  # noqa: PLC0415 - the daemon's start does not wait for it
+
+    return look(model, facts, eyes)
 
 
 def _nothing() -> None:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
-
-from msgspec import Struct, field
 
 from spark_modeld.core.appraisal import Inspection, UnitFacts
 from spark_modeld.core.finding import Finding, error, info, warning
@@ -15,42 +12,12 @@ from spark_modeld.core.fingerprint import fingerprint
 from spark_modeld.core.footprint import Checkpoint, Flags, flags_of, parse_flags
 from spark_modeld.core.model import Container, Docker, Launch, Model, OwnUnit
 from spark_modeld.inspection.access import READ, Account, Outcome, account, allows, own_account, walk
+from spark_modeld.inspection.eyes import Eyes, Files
 from spark_modeld.inspection.hidden import hidden
 from spark_modeld.inspection.program import program
 from spark_modeld.inspection.script import script_of
 
-Files = Mapping[str, os.stat_result]
 _READ_BY_ENGINES = (".safetensors", ".json", ".gguf", ".bin", ".model")
-
-
-class Stamped(Protocol):
-    """Which files make up a checkpoint, and a text that changes with them."""
-
-    @property
-    def text(self) -> str:
-        """ "" where there is nothing to see."""
-
-    @property
-    def files(self) -> Mapping[str, os.stat_result]:
-        """The files themselves, by their path."""
-
-
-class Eyes(Struct):
-    """How this process sees: who reads checkpoints for it, and what it has read. ``user``: a per-user daemon's."""
-
-    read: Callable[[str], Checkpoint]
-    stamp: Callable[[str], Stamped]
-    user: bool = False
-    known: dict[str, tuple[str, Checkpoint]] = field(default_factory=dict)
-
-    def checkpoint(self, path: str) -> tuple[str, Files, Checkpoint]:
-        """The stamp, the files and what they say; read anew only when the stamp has changed."""
-        seen = self.stamp(path)
-        known = self.known.get(path)
-        if known is None or not seen.text or known[0] != seen.text:
-            known = (seen.text, self.read(path))
-            self.known[path] = known
-        return seen.text, seen.files, known[1]
 
 
 def look(model: Model, facts: UnitFacts | None, eyes: Eyes) -> Inspection:
