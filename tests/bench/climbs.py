@@ -23,6 +23,7 @@ NAME = "tiny-alpha"
 
 def measure_climbs(loads: dict[str, float | None], rounds: int) -> Iterator[Figure]:
     """For each load time (seconds; None: the real llama-server) what the ladder adds, by pairs."""
+    start(0.0, climbed)  # the first climb of a process imports aiohttp
     for name, seconds in loads.items():
         extra = [(start(seconds, climbed) - start(seconds, answered)) * 1e3 for _ in range(rounds)]
         note = f"{rounds} pairs, max {max(extra):.1f} ms"
