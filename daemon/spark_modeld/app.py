@@ -126,16 +126,18 @@ class Daemon:
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
         self._engine.listen(self._counting.see)
         self._engine.listen_ended(self._counting.ended)
-        # aiohttp is half of the daemon's start: it is imported while systemd answers.
-        await asyncio.gather(self._engine.boot(), asyncio.to_thread(_import_aiohttp))
+        await asyncio.gather(self._engine.boot(), asyncio.to_thread(_import_gateway))
         self._follow_log_level(self._engine.snapshot)
         self._engine.listen(self._follow_log_level)
-        runner = await self._serve()
         gateway, doors = self._open_gateway()
         self._whereabouts.gateway = doors.addresses
+        listeners = self._listeners()
         self._engine.listen(_tell_status)
+        # Whoever connects from here on is answered. aiohttp is a third of the whole start: systemd, and what it has
+        # waiting for this daemon, need not wait for that as well.
         notify.ready()
         _tell_status(self._engine.snapshot)
+        runner = await self._serve(listeners)
         if not self._stop.is_set():
             self._engine.open()
         watchdog = asyncio.create_task(self._feed_watchdog(), name="watchdog")
@@ -176,10 +178,10 @@ class Daemon:
             self._log_level = snapshot.catalog.settings.log.level
             logs.set_up(self._log_level)
 
-    async def _serve(self) -> Runner:
+    async def _serve(self, listeners: list[tuple[socket.socket, Kind]]) -> Runner:
+        await asyncio.to_thread(_import_aiohttp)
         from spark_modeld.control.server import serve  # noqa: PLC0415 - imported by ``_import_aiohttp``
 
-        listeners = self._listeners()
         self._whereabouts.serve_control(listeners)
         return await serve(
             self._engine,
@@ -193,7 +195,7 @@ class Daemon:
         )
 
     def _open_gateway(self) -> tuple[Gateway, Doors]:
-        from spark_modeld.gateway.doors import Doors  # noqa: PLC0415 - imported by ``_import_aiohttp``
+        from spark_modeld.gateway.doors import Doors  # noqa: PLC0415 - imported by ``_import_gateway``
         from spark_modeld.gateway.record import line  # noqa: PLC0415
         from spark_modeld.gateway.server import Gateway  # noqa: PLC0415
 
@@ -274,9 +276,15 @@ def _leave(status: int) -> NoReturn:
     os._exit(status)
 
 
+def _import_gateway() -> None:
+    """What the gateway needs, while systemd answers."""
+    for name in ("gateway.server", "gateway.doors"):
+        import_module(f"spark_modeld.{name}")
+
+
 def _import_aiohttp() -> None:
     """Everything that needs it, ``lean`` first."""
-    for name in ("lean", "control.server", "backends.climb", "gateway.server", "gateway.doors"):
+    for name in ("lean", "control.server", "backends.climb"):
         import_module(f"spark_modeld.{name}")
 
 
