@@ -83,6 +83,7 @@ class Daemon:
         # The launchers are root's; beside a user's own systemd they run as that user.
         launcher = os.getuid() if user else 0
         self._containers = Containers(where.reports, owner=launcher)
+        self._brands = Brands(where.reports, owner=launcher)
         self._gauge = NvmlGauge(
             clock,
             meminfo_path=os.environ.get("SPARK_MODELD_MEMINFO", "/proc/meminfo"),
@@ -95,7 +96,7 @@ class Daemon:
             pressure=self._pressure,
             systemd=systemd,
             gauge=self._gauge,
-            remains=HostRemains(self._containers.of, Brands(where.reports, owner=launcher)),
+            remains=HostRemains(self._containers.of, self._brands),
             prober=Ladder(_read_key),
             vitals=EngineVitals(_read_key),
             server=OllamaServer(_read_key),
@@ -116,7 +117,8 @@ class Daemon:
 
     def _owners(self) -> Owners:
         models = self._engine.snapshot.catalog.models
-        return Owners.of(models.values(), self._containers.of(models))
+        brands = {brand.number: model for model in models if (brand := self._brands.of(model)) is not None}
+        return Owners.of(models.values(), self._containers.of(models), brands)
 
     async def run(self) -> int:
         """From start to SIGTERM, or to a bug that ends the engine; the exit status. OSError if a bind fails."""

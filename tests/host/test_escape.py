@@ -126,6 +126,8 @@ def test_an_engine_in_another_scope_is_named_and_ended_before_the_next_model_sta
     escaped = engines("runaway")
     assert (len(escaped), groups(escaped)) == (2, {"hideout.scope"})
     gb10.nvml.processes([Process("python3", 60 * GIB)])
+    held = host.api("GET", "/api/memory")[1]["processes"]
+    assert [(each["model"], each["unit"]) for each in held][:2] == [("runaway", f"user@{uid}.service")] * 2
     host.write(f"{HOLDS}/runaway/stop", "")
     with watching(host, "runaway", f"user.slice/user-{uid}.slice/user@{uid}.service/app.slice/hideout.scope") as watch:
         assert len(watch.processes("runaway")) == 2

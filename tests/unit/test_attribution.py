@@ -96,6 +96,15 @@ def test_owners_of_a_catalog() -> None:
     assert owners.model_of("spark-model@c.service") == "c"
 
 
+def test_what_left_its_unit_is_known_by_its_brand() -> None:
+    owners = Owners.of([model("a", Launch(("x",))), model("b", Launch(("x",)))], None, {7: "a"})
+    assert owners.model_of("session-1.scope", 7) == "a"
+    assert owners.model_of(None, 7) == "a"
+    assert owners.model_of("spark-model@b.service", 7) == "b"
+    assert owners.model_of("session-1.scope", 8) is None
+    assert owners.model_of("session-1.scope") is None
+
+
 def test_what_nobody_owns() -> None:
     owners = Owners.of([model("a", Launch(("x",)))], {ID: "a"})
     assert owners.model_of(None) is None

@@ -1,7 +1,8 @@
 """From a process to the model it works for: pure functions over names of units and control groups.
 
 A process belongs to the model whose unit it runs in. A container's processes are not in the unit that started it but
-in a scope of their own, ``docker-<container id>.scope``; for them the container's id says whose they are.
+in a scope of their own, ``docker-<container id>.scope``; for them the container's id says whose they are. What has left
+its unit is known by the brand of the model's runs.
 """
 
 from __future__ import annotations
@@ -59,23 +60,33 @@ def _systemd_path(text: str) -> str:
 
 
 class Owners(Struct, frozen=True):
-    """Who owns what: unit name -> model id, container id -> model id."""
+    """Who owns what: unit name -> model id, container id -> model id, brand -> model id."""
 
     units: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     containers: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    brands: Mapping[int, str] = field(default_factory=lambda: MappingProxyType({}))
 
     @classmethod
-    def of(cls, models: Iterable[Model], containers: Mapping[str, str] | None = None) -> Owners:
+    def of(
+        cls,
+        models: Iterable[Model],
+        containers: Mapping[str, str] | None = None,
+        brands: Mapping[int, str] | None = None,
+    ) -> Owners:
         """The owners a catalog makes. A unit that several models share (one server, many models) owns none of them."""
         units: dict[str, str] = {}
         shared: set[str] = set()
         for model in models:
             if units.setdefault(model.unit, model.id) != model.id:
                 shared.add(model.unit)
-        return cls({unit: model for unit, model in units.items() if unit not in shared}, containers or {})
+        own = {unit: model for unit, model in units.items() if unit not in shared}
+        return cls(own, containers or {}, brands or {})
 
-    def model_of(self, unit: str | None) -> str | None:
-        """The id of the model that a process in this unit works for, None if it is nobody's."""
+    def model_of(self, unit: str | None, brand: int | None = None) -> str | None:
+        """The id of the model that a process in this unit, or with this brand, works for; None if it is nobody's."""
+        return self._of_unit(unit) or (self.brands.get(brand) if brand is not None else None)
+
+    def _of_unit(self, unit: str | None) -> str | None:
         if unit is None:
             return None
         container = container_of(unit)

@@ -69,7 +69,7 @@ class Processes:
                 size,
                 kept[pid].identity.command,
                 kept[pid].unit,
-                owners.model_of(kept[pid].unit),
+                owners.model_of(kept[pid].unit, kept[pid].identity.brand),
                 kept[pid].identity.user,
             )
             for pid, size in usage.items()

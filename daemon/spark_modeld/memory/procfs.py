@@ -13,14 +13,17 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from spark_modeld.core.brand import brand_in
+
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 class Identity(Struct, frozen=True):
-    """The program's name and the user's. Both are empty for a process that is gone or hidden."""
+    """The program's name and the user's, both empty for a process that is gone or hidden; the brand it may carry."""
 
     command: str = ""
     user: str = ""
+    brand: int | None = None
 
 
 def started(pid: int) -> int | None:
@@ -40,8 +43,9 @@ def identify(pid: int) -> Identity:
     try:
         process = psutil.Process(pid)
         with process.oneshot():
-            return Identity(process.name(), user_name(process.uids().real))
-    except psutil.Error:
+            limits = Path(f"/proc/{pid}/limits").read_bytes()
+            return Identity(process.name(), user_name(process.uids().real), brand_in(limits))
+    except (psutil.Error, OSError):
         return Identity()
 
 

@@ -1,25 +1,24 @@
 """Which processes a model's unit started, wherever they are by now: those that carry the brand of its runs.
 
-A brand is a resource limit that the unit's launcher sets before anything of the model runs, and reports in
-/run/spark-models/<id>/brand; children inherit it, and nobody but root can put it on somebody else's process.
-libexec/brand.sh says more. Everybody may read it.
+The launcher reports it in /run/spark-models/<id>/brand.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
+from msgspec import Struct
+
+from spark_modeld.core.brand import brand_in
+
 _RECORD = re.compile(rb"([0-9]{19}) ([0-9]{1,10}) [0-9]{1,20}\n")
-_LIMIT = re.compile(rb"^Max realtime timeout +\S+ +([0-9]+) ", re.MULTILINE)
 _ZOMBIE = b"Z"
 _LOOKS = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Brand:
+class Brand(Struct, frozen=True):
     """The brand, and the uid that the model runs as."""
 
     number: int
@@ -27,24 +26,32 @@ class Brand:
 
 
 class Brands:
-    """Reads the records below ``folder``, which ``owner`` alone may write."""
+    """Reads the records below ``folder``, which ``owner`` alone may write; each again only when it has changed."""
 
     def __init__(self, folder: Path, *, owner: int) -> None:
         self._folder = folder
         self._owner = owner
+        self._known: dict[str, tuple[tuple[int, int, int], Brand | None]] = {}
 
     def of(self, model: str) -> Brand | None:
         """This model's brand; None if it has not run since the machine started, or what is there is no record."""
-        path = self._folder / model / "brand"
+        path = f"{self._folder}/{model}/brand"
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            status = os.lstat(path)
+            version = (status.st_mtime_ns, status.st_ino, status.st_size)
+            known = self._known.get(model)
+            if known is None or known[0] != version:
+                known = self._known[model] = (version, self._read(path))
         except OSError:
+            self._known.pop(model, None)
             return None
+        return known[1]
+
+    def _read(self, path: str) -> Brand | None:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             trusted = os.fstat(descriptor).st_uid == self._owner
             match = _RECORD.fullmatch(os.read(descriptor, 128)) if trusted else None
-        except OSError:
-            return None
         finally:
             os.close(descriptor)
         return Brand(int(match[1]), int(match[2])) if match else None
@@ -74,8 +81,7 @@ def carriers(brand: Brand, folder: Path = Path("/proc")) -> list[int]:
 
 def _carries(process: str, brand: Brand) -> bool:
     with open(f"{process}/limits", "rb", buffering=0) as file:
-        match = _LIMIT.search(file.read(1 << 12))
-    return match is not None and int(match[1]) == brand.number
+        return brand_in(file.read(1 << 12)) == brand.number
 
 
 def _lives(process: str) -> bool:
