@@ -267,3 +267,8 @@ def test_layers_by_other_keys() -> None:
 )
 def test_implausible_configurations_are_no_architecture(config: dict[str, object]) -> None:
     assert architecture(config, source="x") is None
+
+
+@pytest.mark.parametrize("engine", EngineKind)
+def test_every_engine_is_estimated_also_one_that_nobody_has_measured(engine: EngineKind) -> None:
+    assert size(plan(None, engine), PartName.OVERHEAD) > 0

@@ -28,15 +28,15 @@ TRTLLM_FRACTION = 0.9
 """--kv_cache_free_gpu_memory_fraction when absent: of what is free once the weights are loaded."""
 NIM_FRACTION = 0.9
 """NIM starts vLLM, SGLang or TensorRT-LLM by itself; each takes about this."""
-OVERHEAD: dict[EngineKind, int] = {
+_OVERHEADS: dict[EngineKind, int] = {
     EngineKind.SGLANG: 5 * GIB,
     EngineKind.VLLM: 3 * GIB,
     EngineKind.TRTLLM: 4 * GIB,
     EngineKind.NIM: 4 * GIB,
     EngineKind.LLAMA_SERVER: GIB,
     EngineKind.OLLAMA: GIB,
-    EngineKind.OPENAI: 3 * GIB,
 }
+_OVERHEAD_OF_OTHERS = 3 * GIB
 """Allowances for what is in neither weights nor cache: the engine's host processes and CUDA context (2-3 GiB for the
 Python engines), and activations and CUDA graphs where the fraction does not cover them (SGLang's is static only)."""
 
@@ -110,8 +110,9 @@ def estimate(
         engine, flags, weights, cache, _Memory(total, total if available is None else available)
     )
     parts = [part for part in (weights, reserved) if part is not None]
+    overhead = _OVERHEADS.get(engine, _OVERHEAD_OF_OTHERS)
     parts.append(
-        Part(PartName.OVERHEAD, OVERHEAD[engine], f"allowance for {engine}: host processes, CUDA context, activations")
+        Part(PartName.OVERHEAD, overhead, f"allowance for {engine}: host processes, CUDA context, activations")
     )
     if flags.shm_bytes:
         parts.append(Part(PartName.SHARED_MEMORY, flags.shm_bytes, flags.said.get("shm_bytes", "--shm-size")))
