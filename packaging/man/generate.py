@@ -1,8 +1,8 @@
 #!/usr/bin/python3
 """Writes the manual pages into a folder: ``generate.py DIRECTORY``.
 
-A page is its ``.in`` file, in man(7), with the lines ``@name@`` replaced by what the program knows itself. Needs
-nothing but Python and click; SOURCE_DATE_EPOCH fixes the date.
+A page is its ``.in`` file, in man(7), with the lines ``@name@`` replaced by what the program knows itself.
+SOURCE_DATE_EPOCH fixes the date.
 """
 
 from __future__ import annotations
