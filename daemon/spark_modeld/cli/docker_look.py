@@ -28,7 +28,7 @@ def with_docker(shown: dict[str, Any]) -> dict[str, Any]:
 
 
 def _image(image: str) -> list[Finding] | None:
-    found = _docker("image", "inspect", "--format", "{{.Id}}", image)
+    found = ask_docker("image", "inspect", "--format", "{{.Id}}", image)
     if found is None or found.returncode == 0:
         return None if found is None else []
     if "no such image" not in found.stderr.lower():
@@ -37,7 +37,7 @@ def _image(image: str) -> list[Finding] | None:
 
 
 def _container(name: str, start_script: str | None) -> list[Finding] | None:
-    found = _docker("container", "inspect", "--format", _POLICY, name)
+    found = ask_docker("container", "inspect", "--format", _POLICY, name)
     if found is None:
         return None
     if found.returncode == 0:
@@ -63,7 +63,7 @@ def _container(name: str, start_script: str | None) -> list[Finding] | None:
     ]
 
 
-def _docker(*arguments: str) -> subprocess.CompletedProcess[str] | None:
+def ask_docker(*arguments: str) -> subprocess.CompletedProcess[str] | None:
     """None where there is no docker, or it does not answer."""
     try:
         return subprocess.run(

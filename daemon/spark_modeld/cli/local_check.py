@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -12,10 +13,18 @@ if TYPE_CHECKING:
 DEFAULT_USER = "spark-model"
 
 
-def check_path(path: str, memory: dict[str, Any] | None, models: list[dict[str, Any]]) -> dict[str, Any]:
+def check_path(
+    path: str,
+    memory: dict[str, Any] | None,
+    models: list[dict[str, Any]],
+    *,
+    name: str | None = None,
+    taken: Collection[str] = (),
+) -> dict[str, Any]:
     """The API's JSON of a check, and ``proposal``: the ``id``, ``file`` and ``toml`` that would add it.
 
-    ``memory`` and ``models`` are the daemon's, None and none where it does not answer.
+    ``memory`` and ``models`` are the daemon's, None and none where it does not answer. ``name`` is the id where
+    somebody has chosen one, ``taken`` are further names that are not free.
     """
     from msgspec.structs import replace
 
@@ -37,7 +46,8 @@ def check_path(path: str, memory: dict[str, Any] | None, models: list[dict[str, 
     model = propose(
         found,
         total=reading.total,
-        taken_names={name for m in models for name in (m["id"], m["served_model_name"], *m["aliases"])},
+        taken_names={each for m in models for each in (m["id"], m["served_model_name"], *m["aliases"])} | {*taken},
+        name=name,
         taken_ports={urlsplit(m["url"]).port or 0 for m in models} | _listened_on(),
     )
     flags = flags_of(model)

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from spark_modeld import __version__
-from spark_modeld.cli import acting, checking, log, reaching, reading, watching
+from spark_modeld.cli import acting, adding, checking, log, reaching, reading, watching
 from spark_modeld.cli.completion import PROGRAM, VARIABLE, completion
 from spark_modeld.cli.doctor.command import doctor
 from spark_modeld.cli.failures import Failure
@@ -52,6 +52,7 @@ for _command in (
     acting.start,
     acting.stop,
     checking.check,
+    adding.add,
     reading.memory,
     reading.history,
     reaching.endpoints,

@@ -13,7 +13,7 @@ from spark_modeld.cli.text import about, clean, size, span, table, unit_name
 def models(shown: dict[str, Any]) -> list[str]:
     """The catalog."""
     if not shown["models"]:
-        return ["The catalog is empty. Put a file into models.d/ and run `spark-modelctl reload`."]
+        return ["The catalog is empty. `spark-modelctl add` makes a model of a checkpoint, a container or a unit."]
     rows = [
         (
             m["id"] + ("*" if m["default"] else ""),

@@ -23,14 +23,20 @@ _HUB = re.compile(r"models--.+?--(.+)")
 
 
 def propose(
-    checkpoint: Checkpoint, *, total: int, taken_names: Collection[str] = (), taken_ports: Collection[int] = ()
+    checkpoint: Checkpoint,
+    *,
+    total: int,
+    taken_names: Collection[str] = (),
+    taken_ports: Collection[int] = (),
+    name: str | None = None,
 ) -> Model:
     """A model that would serve this checkpoint on a machine with ``total`` bytes of memory.
 
-    GGUF runs in llama-server, everything else in SGLang, but for what SGLang is known not to load on a Spark.
+    ``name`` is its id where somebody has chosen one. GGUF runs in llama-server, everything else in SGLang, but for what
+    SGLang is known not to load on a Spark.
     """
     path = str(Path(checkpoint.path).absolute())
-    name = _free_name(_id_of(Path(path)), taken_names)
+    name = name or free_name(id_of(path), taken_names)
     port = next((port for port in PORTS if port not in taken_ports), PORTS[0])
     engine = _engine_for(checkpoint)
     longest = checkpoint.architecture.context if checkpoint.architecture else None
@@ -53,17 +59,17 @@ def render(model: Model, checkpoint: Checkpoint) -> str:
     command = model.run.command
     lines = [f"# {line}" for line in _about(model, checkpoint)]
     lines += [
-        f"engine = {_quoted(model.engine)}",
-        f"url = {_quoted(model.url)}",
-        f"served_model_name = {_quoted(model.served_model_name)}",
-        f"path = {_quoted(model.path or '')}",
+        f"engine = {quoted(model.engine)}",
+        f"url = {quoted(model.url)}",
+        f"served_model_name = {quoted(model.served_model_name)}",
+        f"path = {quoted(model.path or '')}",
         "# Tokens, for the estimate; the launch flag below says the same to the engine.",
         f"context = {model.context}",
         '# What it needs is estimated until it was seen; memory = "38GiB" would declare it.',
         "",
         "[launch]",
         "command = [",
-        *(f"  {', '.join(map(_quoted, group))}," for group in _groups(command)),
+        *(f"  {', '.join(map(quoted, group))}," for group in _groups(command)),
         "]",
     ]
     return "\n".join(lines) + "\n"
@@ -82,7 +88,7 @@ def _about(model: Model, checkpoint: Checkpoint) -> list[str]:
     program = model.run.command[0]
     if which(program) is None:
         lines.append(f"{program} is not on this machine's PATH: name it with its whole path.")
-    return [_printable(line) for line in lines]
+    return [printable(line) for line in lines]
 
 
 def _command(engine: EngineKind, path: str, name: str, *, port: int, context: int, share: float) -> tuple[str, ...]:
@@ -124,23 +130,27 @@ def _share(checkpoint: Checkpoint, context: int, total: int) -> float:
     return min(_MOST_SHARE, max(_LEAST_SHARE, math.ceil(110 * wanted / max(1, total)) / 100))
 
 
-def _id_of(path: Path) -> str:
-    """From the folder's name; in the Hugging Face cache, where that is a commit, from the repository's."""
+def id_of(source: Path | str) -> str:
+    """From a folder's or file's name; in the Hugging Face cache, where that is a commit, from the repository's."""
+    path = Path(source)
     hub = next((match[1] for part in path.parts if (match := _HUB.fullmatch(part))), None)
     name = path.stem if path.suffix == ".gguf" else hub or path.name
     cleaned = _NOT_IN_ID.sub("-", _PART.sub("", name).lower()).strip("._-")
     return cleaned[:60].rstrip("._-") or "model"
 
 
-def _free_name(name: str, taken: Collection[str]) -> str:
+def free_name(name: str, taken: Collection[str]) -> str:
+    """This name, or the next one like it that nobody has."""
     assert MODEL_NAME.fullmatch(name)
     candidates = (name, *(f"{name}-{i}" for i in range(2, 1000)))
     return next(each for each in candidates if each not in taken and each not in RESERVED_NAMES)
 
 
-def _quoted(word: str) -> str:
+def quoted(word: str) -> str:
+    """A string in TOML."""
     return json.dumps(word, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """What may stand in a comment."""
     return "".join(char if char.isprintable() else "?" for char in text)
