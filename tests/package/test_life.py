@@ -24,6 +24,7 @@ SETTINGS = '[memory]\nreserve = "64MiB"\nlarge = "16MiB"\nfloor = "32MiB"\n'
 MEMBER, STRANGER = "maria", "stefan"
 OTHERS = (
     "/etc/ca-certificates",
+    "/etc/hosts",
     "/etc/ssl/",
     "/usr/local/share/",
     "/var/cache/",
