@@ -15,6 +15,9 @@ install: ## as root: put everything onto this machine, or under DESTDIR; offline
 deb: ## build the Debian package in dist/; TARGET=bookworm-amd64, noble-arm64, noble-amd64
 	@packaging/deb $(or $(TARGET),$(error TARGET= is one of bookworm-amd64, noble-arm64, noble-amd64))
 
+wheel: ## build the wheel in dist/, for pipx: the daemon of a user of their own, without a package
+	@packaging/wheel
+
 test: build ## run every layer of tests; CI=true: a layer that cannot run is a failure
 	@packaging/build package
 	@tests/run

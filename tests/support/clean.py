@@ -17,7 +17,7 @@ PACKAGES = "/opt/packages"
 ENGINES = "/opt/engines"
 HOLDS = "/run/holds"
 TARGETS = {"bookworm": "bookworm-amd64", "noble": "noble-amd64"}
-TOOLS = ("mmdebstrap", "dpkg-deb", "lintian", "curl", "x86_64-linux-gnu-strip", "aarch64-linux-gnu-strip")
+TOOLS = ("mmdebstrap", "dpkg-deb", "lintian", "pipx", "curl", "x86_64-linux-gnu-strip", "aarch64-linux-gnu-strip")
 
 
 def why_not() -> str | None:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from spark_modeld import __version__
-from spark_modeld.cli import acting, adding, checking, log, reaching, reading, watching
+from spark_modeld.cli import acting, adding, checking, log, own_units, reaching, reading, watching
 from spark_modeld.cli.completion import PROGRAM, VARIABLE, completion
 from spark_modeld.cli.doctor.command import doctor
 from spark_modeld.cli.failures import Failure
@@ -62,6 +62,7 @@ for _command in (
     doctor,
     token,
     acting.shutdown,
+    own_units.install_units,
     completion,
 ):
     cli.add_command(_command)
