@@ -76,6 +76,17 @@ def misspelt(spark: ReadmeSpark) -> None:
     spark.host.write(file.place, file.content.replace("memory =", "memry ="))
 
 
+def installed(spark: ReadmeSpark) -> None:
+    """By the package, which has a test of its own; the group is there from then on."""
+    spark.host.run("groupadd", "--system", "spark-modeld")
+
+
+def own_unit(spark: ReadmeSpark) -> None:
+    host = spark.host
+    host.write("/etc/systemd/system/sglang-qwen.service", "[Service]\nExecStart=/bin/sleep infinity\n")
+    host.model("own", 'engine = "sglang"\nurl = "http://127.0.0.1:30003"\nunit = "sglang-qwen.service"\n')
+
+
 def lan(spark: ReadmeSpark) -> None:
     for file in readme.files(TEXT):
         if "lan.conf" in file.place:
@@ -86,9 +97,12 @@ def lan(spark: ReadmeSpark) -> None:
 HOW: tuple[tuple[str, Here | Elsewhere | Not], ...] = (
     ("make demo", Elsewhere("tests/host/test_demo.py", "tests/demo.py")),
     ("make test", Not("this is a part of it")),
+    ("make deb TARGET=noble-arm64", Elsewhere("tests/package/test_build.py", "noble-arm64")),
+    ("sudo apt install ./dist/spark-modeld_*.deb", Elsewhere("tests/package/test_life.py", "apt")),
+    ('sudo usermod -aG spark-modeld "$USER"', Here(installed)),
     ("sudo make install", Here(says="Installed")),
     ("sudo systemctl enable --now", Here()),
-    ('sudo usermod -aG spark-modeld "$USER"', Here()),
+    ("sudo spark-modelctl doctor", Here()),
     ("spark-modelctl check /srv/models/qwen3-32b-nvfp4", Here()),
     ("spark-modelctl reload", Here(added(QWEN))),
     ("spark-modelctl switch qwen", Here()),
@@ -99,6 +113,7 @@ HOW: tuple[tuple[str, Here | Elsewhere | Not], ...] = (
     ("spark-modelctl switch qwen3-32b-uncensored", Here(status=4)),
     ("spark-modelctl switch qwen3-32b-uncensored --force", Here(status=1)),
     ("curl --unix-socket", Here(says='"outcome":"ready"')),
+    ("spark-modelctl doctor --polkit-rule | sudo install", Here(own_unit)),
     ("spark-modelctl reload", Here(misspelt, status=1)),
     ("sudo spark-modelctl token add --scope inference desktop", Here(says=r"^smd_\w+$")),
     ("sudo spark-modelctl token add --scope inference --no-switch open-webui", Here(says=r"^smd_\w+$")),
@@ -169,10 +184,8 @@ def test_the_lan_recipe_is_in_force(spark: ReadmeSpark) -> None:
 
 
 def test_the_polkit_rule_lets_the_daemon_have_the_unit(spark: ReadmeSpark) -> None:
-    rule = shown_file("51-spark-modeld-own-units.rules")
     host = spark.host
-    host.write(rule.place, rule.content)
-    host.write("/etc/systemd/system/sglang-qwen.service", "[Service]\nExecStart=/bin/sleep infinity\n")
+    host.run("systemctl", "daemon-reload")
     host.run("systemctl", "restart", "polkit.service")
     for verb in ("start", "stop"):
         host.run("systemctl", "--no-ask-password", verb, "sglang-qwen.service", user="spark-modeld")

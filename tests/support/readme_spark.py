@@ -17,6 +17,7 @@ from support.spark import SOURCE, SparkHost
 from support.tiny_models import tiny_model
 
 ME = "me"
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 COMPRESSED = QWEN3_32B | {
     "quantization_config": {"quant_method": "compressed-tensors", "format": "nvfp4-pack-quantized"}
 }
@@ -55,10 +56,10 @@ class ReadmeSpark:
 
     def shell(self, command: str) -> list[str]:
         """How the ordinary user ``me`` types this, in the repository's folder; with sudo it is root's."""
-        as_root = command.startswith("sudo ")
+        as_root = "sudo " in command
         drop = [] if as_root else ["setpriv", "--reuid", ME, "--regid", ME, "--init-groups", "--"]
-        variables = [f"USER={ME}", "COLUMNS=100", f"TOKEN={self.token()}"]
-        line = f"cd {SOURCE} && {command.removeprefix('sudo ')}"
+        variables = [f"USER={ME}", "COLUMNS=100", f"TOKEN={self.token()}", f"PATH={PATH}"]
+        line = f"cd {SOURCE} && {command.replace('sudo ', '')}"
         return ["env", *variables, *drop, "bash", "-c", line]
 
     def token(self) -> str:
