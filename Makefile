@@ -1,7 +1,7 @@
 # The scripts do the work; this is the list of them.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help build install deb wheel test test-package test-transformers test-clients soak demo up bench man lint format lock clean
+.PHONY: help build install deb wheel test test-package test-transformers test-clients soak demo up bench pictures man lint format lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -49,6 +49,10 @@ up: build ## the demo's host left running, its API on 127.0.0.1:30100, until Ctr
 
 bench: build ## run the benchmarks; ratios from one run
 	@tests/bench/run
+
+pictures: build ## renew packaging/pictures: the dashboard and the command line, from a throwaway host
+	@packaging/build pictures
+	@.venv/bin/python3 tests/pictures.py
 
 lint: build ## what make test checks before it runs anything
 	@tests/lint

@@ -26,19 +26,25 @@ export function slotPanel(store, actions) {
     h('p', { class: 'facts' },
       stateMark(slot.phase),
       slot.since && h('span', {}, `for ${lasting((store.now - Date.parse(slot.since)) / 1000)}`),
-      slot.model && h('span', {}, slot.in_flight ? `answering ${count(slot.in_flight, 'request')}` : 'no request in flight'),
+      ['serving', 'draining'].includes(slot.phase) && h('span', {}, slot.in_flight ? `answering ${count(slot.in_flight, 'request')}` : 'no request in flight'),
       slot.model && !current && press(store, 'quiet', () => actions.switchTo(null), 'Empty the slot')),
-    slot.reason && h('p', { class: 'reason' }, slot.reason),
+    reason(store.status),
     desired !== slot.model && !current && h('p', { class: 'reason' }, desired ? ['It is meant to be ', h('strong', {}, desired), '.'] : `It is meant to be empty${slot.model ? '' : '. Switch to a model below; a request at the gateway may start one, too'}.`),
     queue.map((each) => h('p', { key: `queue ${each.model}`, class: 'reason' },
       `${count(each.waiters, 'request')} ${each.waiters === 1 ? 'waits' : 'wait'} for ${each.model}, the first for ${lasting((store.now - Date.parse(each.since)) / 1000)}.`)),
     current ? underWay(current, store, actions) : slot.model && about(slot, store));
 }
 
+/** Why the slot is as it is, unless the failure below tells it. */
+function reason({ slot, last_failure: failure }) {
+  if (!slot.reason || (failure?.error && slot.reason.startsWith(failure.error.detail))) return null;
+  return h('p', { class: 'reason' }, slot.reason);
+}
+
 function about(slot, store) {
   const last = store.switches.find((each) => each.outcome === 'ready' && !each.noop);
   const came = last?.model === slot.model ? last : null;
-  return h('dl', { key: 'about', class: 'numbers wide foot-of-it' },
+  return h('dl', { key: 'about', class: 'numbers foot-of-it' },
     fact('answers at', copyable(slot.url, 'its address')),
     fact('unit', copyable(slot.unit, 'its unit')),
     came && fact('came', `from ${came.from ?? 'an empty slot'} in ${span((Date.parse(came.finished_at) - Date.parse(came.started_at)) / 1000)}, ${ago(Date.parse(came.finished_at), store.now)}`),
@@ -61,8 +67,7 @@ function underWay(current, store, actions) {
       press(store, 'plain', () => actions.cancel(current.id), 'Cancel', h('span', { class: 'unseen' }, ' the switch'))),
     bar(share(current, elapsed, left), [doing, remaining].filter(Boolean).join(', ')),
     h('p', { class: 'doing' },
-      h('span', {}, back ? `${DOING[back.phase]} (${current.model ?? 'the switch'} failed)` : DOING[current.phase]),
-      doing && h('span', {}, doing),
+      h('span', {}, back ? `${DOING[back.phase]} (${current.model ?? 'the switch'} failed)` : (doing ?? DOING[current.phase])),
       h('span', { class: 'number' }, lasting(elapsed)),
       remaining && h('span', {}, remaining)),
     h('ol', { class: 'phases' }, steps(current, elapsed).map(step)));
@@ -82,10 +87,14 @@ function bar(share, words) {
 
 /** What its engine is doing, and how long it will take. */
 function outlook({ step, progress, estimate }, left) {
-  const doing = step && (progress === null ? step : `${step}, ${Math.round(progress * 100)} %`);
+  const doing = step && (progress === null ? upper(step) : `${upper(step)}, ${Math.round(progress * 100)} %`);
   if (left === null) return [doing, null];
   const times = estimate?.times > 1 ? `, as the last ${estimate.times} times` : ', as the last time';
   return [doing, left > 0 ? `about ${lasting(Math.max(1, left))} left${estimate ? times : ''}` : 'longer than it used to take'];
+}
+
+function upper(text) {
+  return text.charAt(0).toUpperCase() + text.slice(1);
 }
 
 /** The phases that this switch goes through: those it skipped have no time and lie behind it. */
