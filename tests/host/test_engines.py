@@ -173,7 +173,7 @@ def test_a_failure_is_told_and_read_and_rolled_back(serving: Serving, model: str
         assert f"what its log says: {error['reading']['message']}" in said
         assert f"| {error['reading']['line']}" in said
         assert f"what to do: {error['reading']['hint']}" in said
-        assert error["reading"]["message"] in serving.ctl("status")
+        assert error["reading"]["message"] in " ".join(serving.ctl("status").split())
     assert not processes(serving, model)
     assert "sk-secret" not in said
 
