@@ -601,7 +601,7 @@ async def test_tokens(ctl: Ctl, tmp_path: Path) -> None:
     made = (await ctl(*where, "add", "ci", "--scope", "control", "--expires", "30d", "--json")).json
     assert made.keys() == {"id", "name", "token"}
     assert made["token"].startswith(f"smd_{made['id']}_")
-    plain = await ctl(*where, "add", "cursor", "--model", "qwen", "--no-switch")
+    plain = await ctl(*where, "add", "cursor", "--model", "qwen", "--no-switch", "--note", "the laptop's")
     assert plain.code == 0
     assert plain.out.startswith("smd_")
     assert plain.out not in plain.err
@@ -611,7 +611,10 @@ async def test_tokens(ctl: Ctl, tmp_path: Path) -> None:
     listed = (await ctl(*where, "list", "--json")).json["tokens"]
     assert [t["name"] for t in listed] == ["ci", "cursor", "old"]
     assert (listed[1]["models"], listed[1]["may_switch"], listed[1]["scopes"]) == (["qwen"], False, ["inference"])
-    assert "smd_" not in (await ctl(*where, "list")).out
+    assert [t["note"] for t in listed] == ["", "the laptop's", ""]
+    table = (await ctl(*where, "list")).out
+    assert ("smd_" in table, "the laptop's" in table) == (False, True)
+    assert (await ctl(*where, "add", "two lines", "--note", "a\nb")).code == 2
     assert (await ctl(*where, "add", "ci")).code == 2
     assert (await ctl(*where, "revoke", "ci")).code == 0
     assert (await ctl(*where, "revoke", "ci")).code == 1

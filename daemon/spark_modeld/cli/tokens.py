@@ -52,6 +52,7 @@ def token(context: click.Context, config: str | None) -> None:
 @click.option("--model", "models", multiple=True, shell_complete=complete_model, help="Only this model; may repeat.")
 @click.option("--no-switch", is_flag=True, help="Its requests never bring a model into the slot.")
 @click.option("--expires", callback=_expiry, metavar="DURATION", help="For how long it is good: 12h, 30d.")
+@click.option("--note", default="", metavar="TEXT", help="What it is for; shown in the list.")
 @click.option("--stdin", is_flag=True, help="Take the secret from standard input instead of making one.")
 @common
 @pass_ctl
@@ -62,6 +63,7 @@ def add(
     models: tuple[str, ...],
     no_switch: bool,
     expires: float | None,
+    note: str,
     stdin: bool,
 ) -> None:
     """Make a token called NAME. It is shown once and kept nowhere."""
@@ -75,6 +77,7 @@ def add(
             models=models or None,
             may_switch=not no_switch,
             expires=expires,
+            note=note,
             secret=secret,
         )
     if stdin and not ctl.json:
@@ -97,7 +100,7 @@ def list_(ctl: Ctl) -> None:
             raise invalid_config(store.findings)
         known = store.tokens
     rows = [_row(each) for each in known]
-    header = ("ID", "NAME", "SCOPES", "EXPIRES", "SWITCHES", "MODELS")
+    header = ("ID", "NAME", "SCOPES", "EXPIRES", "SWITCHES", "MODELS", "NOTE")
     ctl.say({"tokens": [_shown(each) for each in known]}, *(table(header, rows) if rows else ["No tokens."]))
 
 
@@ -157,6 +160,7 @@ def _row(token: Token) -> tuple[str, ...]:
         f"{expires} (over)" if token.expired(time.time()) else expires,
         "yes" if token.may_switch else "no",
         " ".join(sorted(token.models)) if token.models is not None else "all",
+        token.note,
     )
 
 
