@@ -203,6 +203,7 @@ class Daemon:
 
         tokens = TokenStore(self._where.tokens)
         gateway = Gateway(self._engine, tokens, self._metrics, recorder=lambda record: logs.line(*line(record)))
+        gateway.follow(self._engine.snapshot)
         self._engine.listen(gateway.follow)
         passed = self._passed
         doors = Doors(gateway, sockets.bind_early, passed=passed.gateway, ports=passed.ports)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
+from structlog.testing import capture_logs
 
 from spark_modeld.core.errors import Code, refuse
 from spark_modeld.core.model import Phase
@@ -315,6 +316,14 @@ async def test_who_guesses_too_fast_gets_no_answer_at_all(it: Relaying) -> None:
     await until(lambda: wrong_tokens(it) == 70)
     assert await clients[-1].ended() == b""
     assert (await it.post(body("qwen"))).status == 200
+
+
+async def test_a_gateway_without_tokens_is_a_line_in_the_log_once() -> None:
+    with capture_logs() as lines:
+        async with relaying(auth="none") as it:
+            for _ in range(3):
+                it.leases.publish()
+    assert [line["log_level"] for line in lines if "asks for no token" in line["event"]] == ["warning"]
 
 
 async def test_without_tokens_only_this_machine_is_served(open_to_all: Relaying) -> None:

@@ -40,6 +40,7 @@ class Gateway:
         self._sweeper: asyncio.TimerHandle | None = None
         self._emptied = asyncio.Event()
         self._draining: list[str] = []
+        self._open = False
 
     def follow(self, snapshot: Snapshot) -> None:
         """A new snapshot: its catalog is what requests are held against from now on.
@@ -48,6 +49,12 @@ class Gateway:
         SIGTERM, go on for them until it is killed.
         """
         self._house.follow(snapshot.catalog)
+        is_open = self._house.settings.auth == "none"
+        if is_open and not self._open:
+            _LOG.warning(
+                "the gateway asks for no token (auth = none): every user and tunnel of this machine may use it"
+            )
+        self._open = is_open
         for model in self._draining:
             state = snapshot.models.get(model)
             if state is not None and state.phase is Phase.STOPPING:
