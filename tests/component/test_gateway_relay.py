@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import re
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -322,6 +324,25 @@ async def test_an_engine_that_is_not_there_is_a_502(it: Relaying) -> None:
     error = json.loads(reply.body)["error"]
     assert (reply.status, error["message"]) == (502, "The model hung up without an answer.")
     assert it.engine.connections == 1
+
+
+async def test_an_engine_that_takes_no_connection_in_time_is_a_502(
+    it: Relaying, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("spark_modeld.gateway.upstream.CONNECT_SECONDS", 0.05)
+    with socket.socket() as full, contextlib.ExitStack() as waiting:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for _ in range(2):
+            # What the kernel holds for a listener that accepts nothing; whoever comes now is not answered at all.
+            sock = waiting.enter_context(socket.socket())
+            sock.setblocking(False)
+            sock.connect_ex(full.getsockname())
+        qwen = replace(it.leases.catalog.models["qwen"], url=f"http://127.0.0.1:{full.getsockname()[1]}")
+        it.leases.configure({"qwen": qwen})
+        reply = await it.post(BODY)
+    error = json.loads(reply.body)["error"]
+    assert (reply.status, error["message"]) == (502, "The model does not take connections in time.")
 
 
 async def test_a_post_is_sent_again_only_over_a_connection_that_was_used(it: Relaying) -> None:

@@ -14,56 +14,9 @@ from hypothesis import strategies as st
 from spark_modeld.gateway.chunks import Chunks
 from spark_modeld.gateway.familiar import Familiar
 from spark_modeld.gateway.heads import HEAD_LIMIT, Malformed, end_of_head, parse_request, parse_response
+from support.malformed import BAD_CHUNKS, POST, SMUGGLING
 
 pytestmark = pytest.mark.unit
-
-POST = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n"
-SMUGGLING = {
-    "both lengths": POST + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
-    "both, the other way round": POST + b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n",
-    "two lengths": POST + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\n",
-    "the same length twice": POST + b"Content-Length: 5\r\nContent-Length: 5\r\n\r\n",
-    "a list of lengths": POST + b"Content-Length: 5, 5\r\n\r\n",
-    "a sign": POST + b"Content-Length: +5\r\n\r\n",
-    "a negative length": POST + b"Content-Length: -1\r\n\r\n",
-    "a hexadecimal length": POST + b"Content-Length: 0x5\r\n\r\n",
-    "an underscore": POST + b"Content-Length: 1_0\r\n\r\n",
-    "other digits": POST + b"Content-Length: \xd9\xa5\r\n\r\n",
-    "no length": POST + b"Content-Length:\r\n\r\n",
-    "a length past all bounds": POST + b"Content-Length: 18446744073709551621\r\n\r\n",
-    "an unknown coding": POST + b"Transfer-Encoding: gzip\r\n\r\n",
-    "two codings": POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n",
-    "chunked twice": POST + b"Transfer-Encoding: chunked, chunked\r\n\r\n",
-    "a repeated coding": POST + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
-    "identity": POST + b"Transfer-Encoding: identity\r\n\r\n",
-    "a coding that only looks chunked": POST + b"Transfer-Encoding: xchunked\r\n\r\n",
-    "a vertical tab": POST + b"Transfer-Encoding: \x0bchunked\r\n\r\n",
-    "chunks in HTTP/1.0": POST.replace(b"1.1", b"1.0") + b"Transfer-Encoding: chunked\r\n\r\n",
-    "a space before the colon": POST + b"Content-Length : 5\r\n\r\n",
-    "a tab before the colon": POST + b"Transfer-Encoding\t: chunked\r\n\r\n",
-    "a folded line": POST + b"X: a\r\n b\r\n\r\n",
-    "a line that begins with a space": POST + b" Content-Length: 5\r\n\r\n",
-    "NUL": POST + b"X: a\x00b\r\n\r\n",
-    "a bare CR": POST + b"X: a\rContent-Length: 5\r\n\r\n",
-    "a bare LF": POST + b"X: a\nContent-Length: 5\r\n\r\n",
-    "bare LFs only": b"POST / HTTP/1.1\nHost: x\n\n",
-    "no colon": POST + b"Content-Length\r\n\r\n",
-    "no name": POST + b": 5\r\n\r\n",
-    "a name with a space": POST + b"Content Length: 5\r\n\r\n",
-    "two hosts": POST + b"Host: y\r\n\r\n",
-    "no host": b"POST / HTTP/1.1\r\n\r\n",
-    "another version": b"POST / HTTP/1.2\r\nHost: x\r\n\r\n",
-    "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-    "no version": b"GET /\r\nHost: x\r\n\r\n",
-    "a version in lower case": b"GET / http/1.1\r\nHost: x\r\n\r\n",
-    "two spaces": b"GET  / HTTP/1.1\r\nHost: x\r\n\r\n",
-    "a space at the end": b"GET / HTTP/1.1 \r\nHost: x\r\n\r\n",
-    "a target with a space": b"GET /a b HTTP/1.1\r\nHost: x\r\n\r\n",
-    "a target with a control character": b"GET /\x7f HTTP/1.1\r\nHost: x\r\n\r\n",
-    "a target that is not ASCII": b"GET /\xff HTTP/1.1\r\nHost: x\r\n\r\n",
-    "a method with a colon": b"GE:T / HTTP/1.1\r\nHost: x\r\n\r\n",
-    "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
-}
 
 
 def read(data: bytes) -> Any:
@@ -240,30 +193,6 @@ def test_chunks_are_taken_apart_however_they_arrive(
             rest += chunks.rest
     assert chunks.done
     assert (got, rest) == (b"".join(pieces), after)
-
-
-BAD_CHUNKS = [
-    b"5\nhello\r\n0\r\n\r\n",
-    b"5\r\nhello0\r\n\r\n",
-    b"5\r\nhelloXX0\r\n\r\n",
-    b"5\r\nhello\n0\r\n\r\n",
-    b"+5\r\nhello\r\n0\r\n\r\n",
-    b"-5\r\nhello\r\n0\r\n\r\n",
-    b"0x5\r\nhello\r\n0\r\n\r\n",
-    b"5 \r\nhello\r\n0\r\n\r\n",
-    b" 5\r\nhello\r\n0\r\n\r\n",
-    b"\r\n5\r\nhello\r\n0\r\n\r\n",
-    b"5;a\nb\r\nhello\r\n0\r\n\r\n",
-    b"5;a\x00\r\nhello\r\n0\r\n\r\n",
-    b"\xd9\xa5\r\nhello\r\n0\r\n\r\n",
-    b"FFFFFFFFFFFFFFFFF\r\n",
-    b"10000000000000005\r\nhello\r\n0\r\n\r\n",
-    b"0\r\nX : y\r\n\r\n",
-    b"0\r\n folded\r\n\r\n",
-    b"0\r\nX: y\nZ: z\r\n\r\n",
-    b"0\r\n" + b"X: " + b"y" * 20000 + b"\r\n\r\n",
-    b"5;" + b"a" * 5000 + b"\r\nhello\r\n0\r\n\r\n",
-]
 
 
 def feed(chunks: Chunks, data: bytes, step: int) -> None:
