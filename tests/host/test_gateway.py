@@ -124,6 +124,21 @@ def test_strangers_stay_out(scene: Scene, token: str) -> None:
     assert token not in host.journal()
 
 
+def test_tokens_are_good_and_bad_at_once(scene: Scene) -> None:
+    """A secret that clients have already, one with an end, one that is revoked."""
+    host, secret = scene.host, "c5f1" * 8 + "0123456789abcdef"
+    assert curl(host, f"{GATEWAY}/v1/models", token=secret)[0] == 401
+    host.run("spark-modelctl", "token", "add", "--stdin", "--note", "from the Caddyfile", "cursor", input=f"{secret}\n")
+    assert curl(host, f"{GATEWAY}/v1/models", token=secret)[0] == 200
+    assert "from the Caddyfile" in host.run("spark-modelctl", "token", "list").stdout
+    brief = add_token(host, "brief", "--expires", "2s")
+    assert curl(host, f"{GATEWAY}/v1/models", token=brief)[0] == 200
+    host.run("spark-modelctl", "token", "revoke", "cursor")
+    assert curl(host, f"{GATEWAY}/v1/models", token=secret)[0] == 401
+    until("the time is over", lambda: curl(host, f"{GATEWAY}/v1/models", token=brief)[0] == 401)
+    assert secret not in host.journal()
+
+
 def test_a_request_brings_its_model_and_then_goes_through(scene: Scene, token: str) -> None:
     for model in ("alpha", "beta", "a"):
         code, answer = chat(scene.host, model, token)

@@ -284,6 +284,14 @@ def tokens(side: Side, streams: int, rounds: int, count: int) -> Iterator[Figure
         yield Figure(f"{title}: tokens per second, of {whose}", ours / per_second[name], "x", None, note)
 
 
+def hang_ups(side: Side, rounds: int) -> Iterator[Figure]:
+    say("clients that hang up")
+    command = (sys.executable, f"{HERE}/gone.py", str(OURS), side.token, "paced", str(rounds))
+    said = json.loads(side.host.run(*command).stdout)
+    note = f"median {said['median']:.2f} ms; {rounds} in the middle of their streams"
+    yield Figure("client gone until its engine knows: longest", said["longest"], "ms", 100.0, note)
+
+
 def memory(side: Side, streams: int) -> Iterator[Figure]:
     say(f"{streams} open streams")
     found = {}
@@ -335,6 +343,7 @@ def main() -> None:
         figures += stalls(side)
         side.bring("paced")
         figures += tokens(side, 32, options.rounds, 400)
+        figures += hang_ups(side, 200)
         side.bring("slow")
         figures += memory(side, 256)
     print(table(figures))

@@ -1,11 +1,16 @@
-"""An engine that streams at a steady pace: ``paced.py PORT NAME MILLISECONDS``. Tokens: the request's max_tokens."""
+"""An engine that streams at a steady pace: ``paced.py PORT NAME MILLISECONDS``. Tokens: the request's max_tokens.
+
+A request's ``tell`` is a UDP port to be told when its connection ended.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import re
+import socket
 import sys
+import time
 
 EVENT = b'data: {"id":"x","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":"word "}}]}\n\n'
 CHUNK = b"%x\r\n%b\r\n" % (len(EVENT), EVENT)
@@ -21,12 +26,16 @@ class Engine(asyncio.Protocol):
         self.name = name
         self.pace = pace
         self.data = b""
+        self.tell = 0
         self.task: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self.tell:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as mouth:
+                mouth.sendto(repr(time.monotonic()).encode(), ("127.0.0.1", self.tell))
         if self.task is not None:
             self.task.cancel()
 
@@ -38,6 +47,7 @@ class Engine(asyncio.Protocol):
             return
         self.data = b""
         body = json.loads(rest) if rest else {}
+        self.tell = int(body.get("tell", 0))
         if body.get("stream"):
             self.task = asyncio.create_task(self.stream(int(body["max_tokens"])))
         else:
