@@ -476,7 +476,7 @@ async def test_a_stop_without_a_polkit_rule_says_what_is_missing_and_is_asked_fo
         denied = await switched(outside.engine, "beta")
         assert denied.error is not None
         assert (denied.outcome, denied.error.code) == (Outcome.FAILED, Code.STUCK)
-        assert "/etc/polkit-1/rules.d" in denied.error.detail
+        assert "`spark-modelctl doctor --polkit-rule`" in denied.error.detail
         assert phase(outside, "alpha") is Phase.STUCK
     assert "stuck" in outside.warnings()
     assert outside.calls("start", "kill") == [f"start {unit('alpha')}"], "nothing else is started, nothing killed"
