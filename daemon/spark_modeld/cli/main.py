@@ -10,6 +10,7 @@ import click
 from spark_modeld import __version__
 from spark_modeld.cli import acting, adding, checking, log, own_units, reaching, reading, watching
 from spark_modeld.cli.completion import PROGRAM, VARIABLE, completion
+from spark_modeld.cli.connecting import connect
 from spark_modeld.cli.doctor.command import doctor
 from spark_modeld.cli.failures import Failure
 from spark_modeld.cli.options import Ctl, common
@@ -56,6 +57,7 @@ for _command in (
     reading.memory,
     reading.history,
     reaching.endpoints,
+    connect,
     log.logs,
     watching.events,
     acting.reload,

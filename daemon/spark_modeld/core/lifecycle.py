@@ -416,7 +416,7 @@ def _plain(life: Life, trigger: Trigger, now: Instant, limits: Limits) -> tuple[
 
 _NO_RULE = (
     ": a unit of your own needs a polkit rule for the daemon. `spark-modelctl doctor --polkit-rule` prints it and says "
-    "where it goes, `sudo spark-modelctl doctor` sees whether it works; with the rule in place, ask again. systemd said:"
+    "where it goes, `sudo spark-modelctl doctor` sees whether it works; with it in place, ask again. systemd said:"
 )
 
 _NOT_YET = frozenset({"auto-restart", "start-pre"})
