@@ -5,6 +5,7 @@ A part that is None was not to be had within its time. Sizes are bytes.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -18,6 +19,11 @@ DAEMON = "spark-modeld.service"
 SOCKETS = ("spark-modeld.socket", "spark-modeld-http.socket", "spark-modeld-gateway.socket")
 OWN_RULE = "/etc/polkit-1/rules.d/51-spark-modeld-own-units.rules"
 SHIPPED_RULE = "50-spark-modeld.rules"
+COMPETITOR = re.compile(
+    r"(?:.*[-_.@])?(?:ollama|vllm|sglang|llama[-_.]?(?:server|cpp|swap)|trtllm|tensorrt[-_]llm|nim|tgi|lmdeploy|local-?ai"
+    r"|koboldcpp|text-generation[-_a-z]*)(?:[-_.@].*)?\.service"
+)
+"""Services that are engines, by their names."""
 VERBS = ("start", "stop", "kill", "reset-failed")
 
 
@@ -71,7 +77,7 @@ class Unit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SystemdFacts:
-    """``trouble`` is why there are no units. ``enabled`` are the services that start at boot."""
+    """``trouble`` is why there are no units; ``version`` is None without systemd, 0 unknown. ``enabled`` are engines, by name, that start at boot."""
 
     version: int | None = None
     trouble: str = ""

@@ -6,15 +6,11 @@ import re
 import shlex
 from collections.abc import Iterator
 
-from spark_modeld.cli.doctor.facts import DAEMON, SOCKETS, Facts, Port, Unit
+from spark_modeld.cli.doctor.facts import COMPETITOR, DAEMON, SOCKETS, Facts, Port, Unit
 from spark_modeld.cli.doctor.finding import Area, Finding, error, ok, unseen, warning
 from spark_modeld.config.addresses import is_loopback, is_wildcard, split_address
 from spark_modeld.core.model import Model, OwnUnit
 
-_COMPETITOR = re.compile(
-    r"(?:.*[-_.@])?(?:ollama|vllm|sglang|llama[-_.]?(?:server|cpp|swap)|trtllm|tensorrt[-_]llm|nim|tgi|lmdeploy|local-?ai"
-    r"|koboldcpp|text-generation[-_a-z]*)(?:[-_.@].*)?\.service"
-)
 _NO_RESTART = "[Service]\\nRestart=no\\n"
 
 
@@ -94,7 +90,7 @@ def _competitors(facts: Facts) -> Iterator[Finding]:
     catalog = {model.unit for model in facts.catalog.models.values()}
     enabled = facts.systemd.enabled if facts.systemd is not None else ()
     for unit in enabled:
-        if _COMPETITOR.fullmatch(unit.name) and unit.name not in catalog and not unit.name.startswith("spark-model"):
+        if COMPETITOR.fullmatch(unit.name) and unit.name not in catalog and not unit.name.startswith("spark-model"):
             now = " --now" if unit.active in {"active", "activating", "reloading"} else ""
             message = f"{unit.name} starts at boot and is in no model's file: it takes memory that nobody admits"
             note = f'Or make it a model: `unit = "{unit.name}"` in a file in {facts.setting.config}/models.d.'

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 
-from spark_modeld.cli.doctor.facts import DAEMON, SOCKETS, BusFacts, Setting, SystemdFacts, Unit
+from spark_modeld.cli.doctor.facts import COMPETITOR, DAEMON, SOCKETS, BusFacts, Setting, SystemdFacts, Unit
 from spark_modeld.cli.doctor.run import Ran, run
 from spark_modeld.core.model import Catalog
 
@@ -19,18 +20,18 @@ MOST_UNITS = 400
 
 
 def systemd(setting: Setting, catalog: Catalog) -> SystemdFacts:
-    """The version, our units and the catalog's, and the services that start at boot."""
-    version = run("systemctl", "--version")
+    """The version, our units and the catalog's, and the engines that start at boot."""
+    scope = ("--user",) if setting.per_user else ()
+    with ThreadPoolExecutor(3) as pool:
+        asked = pool.submit(run, "systemctl", "--version")
+        starting = pool.submit(lambda: _show(scope, _enabled(scope))[0])
+        units, trouble = _show(scope, _names(catalog))
+        version, enabled = asked.result(), starting.result()
     if not version.good:
-        return SystemdFacts(trouble=_trouble(version))
+        return SystemdFacts(version=0 if version.hangs else None, trouble=_trouble(version))
     match = re.match(r"systemd (\d+)", version.out)
     number = int(match[1]) if match else None
-    scope = ("--user",) if setting.per_user else ()
-    units, trouble = _show(scope, _names(catalog))
-    if trouble:
-        return SystemdFacts(version=number, trouble=trouble)
-    enabled, _ = _show(scope, _enabled(scope))
-    return SystemdFacts(version=number, units=units, enabled=tuple(enabled.values()))
+    return SystemdFacts(version=number, trouble=trouble, units=units, enabled=tuple(enabled.values()))
 
 
 def bus(setting: Setting) -> BusFacts:
@@ -51,7 +52,7 @@ def _enabled(scope: Iterable[str]) -> list[str]:
     listing = ("--type=service", "--state=enabled,enabled-runtime,linked", "--no-legend", "--plain")
     listed = run("systemctl", *scope, "list-unit-files", *listing)
     names = [line.split()[0] for line in listed.out.splitlines() if line.strip()]
-    return [name for name in names if not name.endswith("@.service")]
+    return [name for name in names if COMPETITOR.fullmatch(name) and not name.endswith("@.service")]
 
 
 def _show(scope: Iterable[str], names: list[str]) -> tuple[dict[str, Unit], str]:

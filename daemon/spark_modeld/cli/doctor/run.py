@@ -8,7 +8,8 @@ import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-SECONDS = 2.0
+SECONDS = 4.0
+"""Far more than any of them takes, also on a machine that is busy loading a model."""
 _DYING_SECONDS = 0.2
 
 
