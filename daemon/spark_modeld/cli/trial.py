@@ -74,11 +74,10 @@ class Trial:
         return "a model in the list" if self._model == "local" else f"{self._model} in the list"
 
     def _listed(self, answer: Answer) -> Result:
-        entries = answer.document.get("data") if isinstance(answer.document, dict) else None
-        names = [str(each.get("id")) for each in entries or [] if isinstance(each, dict)]
-        aliases = {
-            str(alias) for each in entries or [] if isinstance(each, dict) for alias in each.get("aliases") or []
-        }
+        told = answer.document.get("data") if isinstance(answer.document, dict) else None
+        entries = [each for each in told if isinstance(each, dict)] if isinstance(told, list) else []
+        names = [str(each.get("id")) for each in entries]
+        aliases = {str(alias) for each in entries for alias in each.get("aliases") or []}
         shown = ", ".join(names[:5]) + (" …" if len(names) > 5 else "")
         if not names:
             return Result(self._in_list, False, "the list is empty: no model, or the token may use none")
@@ -96,9 +95,9 @@ class Trial:
         document: Any = answer.document if isinstance(answer.document, dict) else {}
         try:
             message = document["choices"][0]["message"]
-        except (KeyError, IndexError, TypeError):
+            said = message.get("content") or message.get("reasoning_content") or ""
+        except (KeyError, IndexError, TypeError, AttributeError):
             return Result("a chat answer", False, "the engine's answer has no message")
-        said = message.get("content") or message.get("reasoning_content") or ""
         return Result("a chat answer", True, f"{document.get('model') or self._model} says {str(said)[:60].strip()!r}")
 
 

@@ -77,7 +77,10 @@ class Unit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SystemdFacts:
-    """``trouble`` is why there are no units; ``version`` is None without systemd, 0 unknown. ``enabled`` are engines, by name, that start at boot."""
+    """``trouble`` is why there are no units; ``version`` is None without systemd, and 0 where it does not say.
+
+    ``enabled`` are engines, by their names, that start at boot.
+    """
 
     version: int | None = None
     trouble: str = ""
