@@ -65,7 +65,8 @@ def add(ctl: Ctl, source: str, model_id: str | None, write: bool, force: bool, c
     _write(path, proposal.toml, source)
     if models is not None:
         _reload(ctl, path)
-    _tell(ctl, proposal, path, reloaded=models is not None)
+    if not _tell(ctl, proposal, path, reloaded=models is not None):
+        sys.exit(FAILED)
 
 
 def _folder(ctl: Ctl, config: str | None) -> Path:
@@ -223,17 +224,22 @@ def _check(ctl: Ctl, model_id: str) -> Shown | None:
     return None
 
 
-def _tell(ctl: Ctl, proposal: Proposal, path: Path, *, reloaded: bool) -> None:
+def _tell(ctl: Ctl, proposal: Proposal, path: Path, *, reloaded: bool) -> bool:
+    """Says what was done; whether the daemon finds nothing wrong with it."""
     check = _check(ctl, proposal.id) if reloaded else None
+    ok = check is None or bool(check["ok"])
     ctl.say(_document(proposal, path, written=True, reloaded=reloaded, check=check))
     if ctl.json:
-        return
-    if not reloaded:
-        click.echo(f"{path} is written; the daemon does not answer, and reads it when it starts.", err=True)
-        return
+        return ok
     for line in check_screen.check(check) if check is not None else []:
         click.echo(line, err=True)
-    click.echo(f"{path} is written and in force. Serve it: spark-modelctl switch {proposal.id}", err=True)
+    then = f"It is in force. Serve it: spark-modelctl switch {proposal.id}"
+    if not reloaded:
+        then = "The daemon does not answer, and reads it when it starts."
+    elif not ok:
+        then = "Mend what is wrong in it, then: spark-modelctl reload"
+    click.echo(f"{path} is written. {then}", err=True)
+    return ok
 
 
 def _document(proposal: Proposal, path: Path, *, written: bool, reloaded: bool, check: Shown | None) -> Shown:
