@@ -158,19 +158,24 @@ class Doing:
         match act:
             case Act.START:
                 self._mark(spec)
-                log.info(f"starting {spec.unit}", model=model, unit=spec.unit)
+                log.info(f"starting {spec.unit}", **self._story(spec))
                 self._units.start(spec, epoch)
             case Act.STOP:
                 self._take_back(model)
-                log.info(f"stopping {spec.unit}", model=model, unit=spec.unit)
+                log.info(f"stopping {spec.unit}", **self._story(spec))
                 self._units.stop(spec, epoch)
             case Act.KILL:
-                log.warning(f"killing {spec.unit}", model=model, unit=spec.unit)
+                log.warning(f"killing {spec.unit}", **self._story(spec))
                 self._units.kill(spec, epoch)
             case Act.LOOK:
                 self._out.systemd.look(spec.seat)
             case _:
                 self._watches.begin(spec, act, epoch)
+
+    def _story(self, spec: Model) -> dict[str, str]:
+        """The log's fields of what is done to a model: also which switch it is done for."""
+        switch = self._slot.switch
+        return {"model": spec.id, "unit": spec.unit, **({"switch_id": switch.id} if switch else {})}
 
     def _mark(self, spec: Model) -> None:
         if isinstance(spec.run, OwnUnit):

@@ -92,7 +92,9 @@ class Postmortem:
                 self._read[model] = (explained, words)
             self._slot().explained(model, problem, explained)
             reading = explained.extra.get("reading", {}).get("message", "")
-            log.warning(f"{model} went down: {problem.detail} {reading}".rstrip(), model=model)
+            switch = self._slot().switch
+            story = {"switch_id": switch.id} if switch else {}
+            log.warning(f"{model} went down: {problem.detail} {reading}".rstrip(), model=model, **story)
             return []
 
         self._post(tell)

@@ -181,7 +181,9 @@ class Watches:
                     break
                 if left != told and pause > _HASTE:
                     told = left
-                    log.warning(f"{spec.id} is down, but not gone: {left}", model=spec.id, unit=spec.unit)
+                    switch = self._slot().switch
+                    story = {"switch_id": switch.id} if switch else {}
+                    log.warning(f"{spec.id} is down, but not gone: {left}", model=spec.id, unit=spec.unit, **story)
                     self._post(partial(self._left, spec.id, epoch, left))
             await self._out.clock.sleep(pause)
             pause = min(pause * 1.5, 1.0)

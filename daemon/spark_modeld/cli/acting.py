@@ -11,7 +11,7 @@ import click
 
 from spark_modeld.cli.check_screen import findings
 from spark_modeld.cli.client import Stream
-from spark_modeld.cli.completion import complete_model
+from spark_modeld.cli.completion import complete_model, complete_switch
 from spark_modeld.cli.failures import FAILED, INTERRUPTED, TIMED_OUT, Failure, local, refused
 from spark_modeld.cli.options import Ctl, common, pass_ctl
 from spark_modeld.cli.progress import Lines, Live, Progress, Silent, follow
@@ -56,7 +56,7 @@ def switch(ctl: Ctl, model: str | None, empty: bool, wait: bool, timeout: float 
 
 
 @click.command()
-@click.argument("switch_id", metavar="[ID]", required=False)
+@click.argument("switch_id", metavar="[ID]", required=False, shell_complete=complete_switch)
 @common
 @pass_ctl
 def cancel(ctl: Ctl, switch_id: str | None) -> None:

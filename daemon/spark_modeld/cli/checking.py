@@ -12,7 +12,7 @@ from urllib.parse import quote
 import click
 
 from spark_modeld.cli import check_screen
-from spark_modeld.cli.completion import complete_model
+from spark_modeld.cli.completion import complete_model_or_path
 from spark_modeld.cli.docker_look import with_docker
 from spark_modeld.cli.failures import FAILED, Failure, local
 from spark_modeld.cli.options import Ctl, common, pass_ctl
@@ -22,7 +22,7 @@ _LONGEST_CHECK_SECONDS = 60.0
 
 
 @click.command()
-@click.argument("target", metavar="MODEL|PATH", shell_complete=complete_model)
+@click.argument("target", metavar="MODEL|PATH", shell_complete=complete_model_or_path)
 @common
 @pass_ctl
 def check(ctl: Ctl, target: str) -> None:

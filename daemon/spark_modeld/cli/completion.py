@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,12 +22,39 @@ def complete_model(context: click.Context, parameter: click.Parameter, incomplet
     from click.shell_completion import CompletionItem
 
     del parameter
+    known = _ask(context, "/api/models", "models")
+    return [CompletionItem(m["id"], help=m["state"]) for m in known if m["id"].startswith(incomplete)]
+
+
+def complete_model_or_path(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Ids that begin like this, or else files."""
+    from click.shell_completion import CompletionItem
+
+    found = complete_model(context, parameter, incomplete) if "/" not in incomplete else []
+    return found or [CompletionItem(incomplete, type="file")]
+
+
+def complete_switch(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The switches of late, the newest first; to be cancelled: the one under way."""
+    from click.shell_completion import CompletionItem
+
+    del parameter
+    known = _ask(context, "/api/switches?limit=20", "switches")
+    if context.command.name == "cancel":
+        known = [each for each in known if each["outcome"] is None]
+    return [
+        CompletionItem(s["id"], help=f"{s['model'] or 'empty'} {s['outcome'] or s['phase']}")
+        for s in known
+        if s["id"].startswith(incomplete)
+    ]
+
+
+def _ask(context: click.Context, path: str, member: str) -> list[dict[str, Any]]:
     client = context.ensure_object(Ctl).patient_client(_PATIENCE_SECONDS)
     try:
-        known = client.call("GET", "/api/models")["models"]
+        return list(client.call("GET", path)[member])
     except Failure:
         return []
-    return [CompletionItem(m["id"], help=m["state"]) for m in known if m["id"].startswith(incomplete)]
 
 
 @click.command()

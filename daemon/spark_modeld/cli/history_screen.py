@@ -80,7 +80,20 @@ def one(switch: Shown) -> list[str]:
         lines.append(f"  {name.ljust(10)} {span(seconds):>12}  {paint(drawn, 'cyan') if drawn else ''}".rstrip())
     if switch["rollback"] is not None:
         lines.append(f"went back to {switch['rollback']['model']}: {switch['rollback']['phase']}")
-    return [*lines, *([] if switch["error"] is None else told(switch["error"]))]
+    lines += [] if switch["error"] is None else told(switch["error"])
+    return [*lines, f"the whole story: {_story(switch)}"]
+
+
+def _story(switch: Shown) -> str:
+    """The command that shows what daemon, systemd and engine said meanwhile."""
+    from datetime import datetime
+
+    # In the local time that journalctl reads, and a little longer on either side.
+    began = datetime.fromisoformat(switch["started_at"]).timestamp() - 1
+    end = switch["finished_at"]
+    until = f" --until=@{datetime.fromisoformat(end).timestamp() + 2:.0f}" if end else ""
+    of_model = f" + MODEL={switch['model']}" if switch["model"] else ""
+    return f"journalctl --since=@{began:.0f}{until} SWITCH_ID={switch['id']}{of_model}"
 
 
 def _way(switch: Shown) -> str:

@@ -7,6 +7,7 @@ from urllib.parse import quote
 import click
 
 from spark_modeld.cli import history_screen, screens, status_screen
+from spark_modeld.cli.completion import complete_switch
 from spark_modeld.cli.options import Ctl, common, pass_ctl
 
 
@@ -38,7 +39,7 @@ def memory(ctl: Ctl) -> None:
 
 
 @click.command()
-@click.argument("switch_id", metavar="[ID]", required=False)
+@click.argument("switch_id", metavar="[ID]", required=False, shell_complete=complete_switch)
 @click.option("-n", "--lines", default=20, show_default=True, type=click.IntRange(1, 1000), help="How many at most.")
 @common
 @pass_ctl
