@@ -1,9 +1,8 @@
-"""The Spark that README is written on: a stand-in GB10, three checkpoints, and an engine in SGLang's place."""
+"""The Spark that README is written on: a stand-in GB10, two checkpoints, and an engine in SGLang's place."""
 
 from __future__ import annotations
 
 import contextlib
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,6 @@ from support.gb10 import Gb10
 from support.nvml import GIB, Process
 from support.serving import Serving
 from support.spark import SOURCE, SparkHost
-from support.tiny_models import tiny_model
 
 ME = "me"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -51,7 +49,7 @@ class ReadmeSpark:
         self.gb10.install()
         self.host.run("useradd", "--create-home", ME)
         self.host.write("/opt/sglang/bin/python3", SGLANG, mode=0o755)
-        self.host.run("ln", "-sf", "/opt/llama/llama-server", "/usr/local/bin/llama-server")
+        self.host.write("/usr/lib/python3/dist-packages/sglang/launch_server.py", "")
         self.holds(available=110)
 
     def shell(self, command: str) -> list[str]:
@@ -88,7 +86,6 @@ def readme_spark() -> Iterator[ReadmeSpark]:
         models.chmod(0o755)
         write(models / "qwen3-32b-nvfp4", QWEN3_32B, 20_300_000_000, 5, {"hf_quant_config.json": NVFP4})
         write(models / "qwen3-32b-uncensored", COMPRESSED, 20_300_000_000, 5)
-        shutil.copy(tiny_model("gpt-oss-20b"), models / "gpt-oss-20b.gguf")
         with SparkHost(binds={"/srv/models": models}) as host:
             spark = ReadmeSpark(host)
             spark.arrange()
