@@ -81,6 +81,13 @@ def test_installing_starts_the_sockets_and_no_daemon(machine: Machine) -> None:
     assert host.run("systemctl", "is-enabled", "spark-modeld-port@31001.socket", check=False).stdout == "disabled\n"
     assert host.run("systemctl", "list-units", "--all", "--plain", "--no-legend", "spark-model@*").stdout == ""
     assert host.run("systemctl", "--failed", "--plain", "--no-legend").stdout == ""
+    assert host.run("dpkg", "--verify", "spark-modeld").stdout == ""
+
+
+def test_doctor_finds_no_error(machine: Machine) -> None:
+    told = json.loads(machine.host.ctl("doctor", "--json").stdout)
+    assert told["ok"], told
+    assert {each["level"] for each in told["findings"]} <= {"ok", "warning"}, told
 
 
 def test_modes_and_owners(machine: Machine) -> None:
@@ -131,6 +138,7 @@ def test_a_member_of_the_group_switches(machine: Machine) -> None:
     host.write("/etc/spark-modeld/spark-modeld.toml", SETTINGS)
     for model, port in PORTS.items():
         host.write(f"/etc/spark-modeld/models.d/{model}.toml", engine(model, port=port))
+    host.run("systemctl", "reload", DAEMON)
     host.ctl("reload", user=MEMBER)
     for model in ("beta", "alpha"):
         host.ctl("switch", model, user=MEMBER)
