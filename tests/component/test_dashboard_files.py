@@ -83,6 +83,31 @@ async def test_its_own_page_may_switch(control: Control) -> None:
     assert (await control.call("POST", "/api/switch", {"model": "llama"}, headers=own, tcp=True)).status == 202
 
 
+async def test_through_a_tunnel_to_the_socket_too(control: Control) -> None:
+    """`ssh -L 30100:/run/spark-modeld/control.sock`: there a browser needs no token, so no other page may use it."""
+
+    async def switch(host: str, **headers: str) -> int:
+        body = {"model": "llama"}
+        return (await control.call("POST", "/api/switch", body, headers={"Host": host, **headers})).status
+
+    assert await switch("localhost:30100", Origin="http://localhost:30100") == 202
+    assert await switch("anything") == 202  # no browser: curl's own choice
+    asked = len(control.face.asked)
+    assert await switch("localhost:30100", Origin="http://evil.example") == 403
+    assert await switch("rebound.example:30100", Origin="http://rebound.example:30100") == 403
+    assert await switch("localhost:30100", Origin="null") == 403
+    assert len(control.face.asked) == asked
+
+
+async def test_its_files_are_read_for_the_first_who_asks(tmp_path: Path) -> None:
+    page._files.cache_clear()
+    async with running(tmp_path) as control:
+        await control.call("GET", "/health")
+        assert page._files.cache_info().currsize == 0
+        assert (await control.call("GET", "/")).status == 200
+        assert page._files.cache_info().currsize == 1
+
+
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
 def test_no_text_becomes_markup_and_nothing_is_asked_of_others(file: Path) -> None:
     content = file.read_text(encoding="utf-8")

@@ -62,7 +62,9 @@ class PeerAccess:
     """A unix socket: who may open it is decided by its mode; the kernel says who it was."""
 
     def screen(self, request: web.BaseRequest) -> None:
-        """Nothing: no browser reaches a unix socket."""
+        """Refuses a foreign page: through a tunnel to the socket (``ssh -L``) a browser may get here after all."""
+        if origins := request.headers.getall("Origin", []):
+            _refuse_foreign(request.headers.getall("Host", [])[:1], origins)
 
     def admit(self, request: web.BaseRequest) -> Caller:
         """The peer's user id, as it was when it connected."""
@@ -89,9 +91,7 @@ class TokenAccess:
                 "This port answers only to a loopback Host, such as 127.0.0.1 or localhost.",
                 http_status=403,
             )
-        for origin in request.headers.getall("Origin", []):
-            if origin.lower() != f"http://{hosts[0]}".lower():
-                raise refuse(Code.NOT_AUTHORIZED, "A page of another origin may not call this port.", http_status=403)
+        _refuse_foreign(hosts, request.headers.getall("Origin", []))
 
     def admit(self, request: web.BaseRequest) -> Caller:
         """The token's name, once its scope covers the request's method."""
@@ -119,6 +119,13 @@ def _unauthorized(what: str) -> SparkError:
         Code.NOT_AUTHORIZED,
         f"{what} Make one with `spark-modelctl token add --scope control NAME`, or use the unix socket.",
     )
+
+
+def _refuse_foreign(hosts: list[str], origins: list[str]) -> None:
+    """Refuses pages of other origins, and those of ours under a name that is not loopback's."""
+    ours = {f"http://{host}".lower() for host in hosts if _is_loopback(host)}
+    if not ours.issuperset(origin.lower() for origin in origins):
+        raise refuse(Code.NOT_AUTHORIZED, "A page of another origin may not call this port.", http_status=403)
 
 
 def _is_loopback(host: str) -> bool:
