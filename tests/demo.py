@@ -228,6 +228,7 @@ class Demo:
         token = json.loads(added)["token"]
         print(
             f"""
+  dashboard: http://127.0.0.1:{API_PORT}/ (asks for the token)
   API:       http://127.0.0.1:{API_PORT}
   gateway:   {GATEWAY}/v1
   token:     {token}

@@ -161,6 +161,19 @@ def test_a_failure_comes_with_last_words_that_stay_words(play: Play, dashboard: 
     assert page.evaluate("document.images.length") == 0
 
 
+def test_what_a_check_forbids_may_be_tried_all_the_same(play: Play, dashboard: Dashboard) -> None:
+    page = dashboard.page
+    page.click("Details of absent 1 finding")
+    page.await_text("absent.gguf", ".catalog")
+    page.click("Switch to absent")
+    page.await_text("The check found errors: absent", ".failure")
+    assert barriers(page) == []
+    page.click("Try it all the same")
+    page.click("Switch all the same", "dialog")
+    page.await_text("The model did not come up: absent", ".failure")
+    page.until("document.querySelector('.occupant')?.innerText === 'alpha'", "alpha to be back")
+
+
 def test_memory_is_drawn_and_told(play: Play, dashboard: Dashboard) -> None:
     page = dashboard.page
     play.gb10.available(50 * GIB)
@@ -223,13 +236,13 @@ def test_everything_goes_by_keyboard(play: Play, dashboard: Dashboard) -> None:
 def test_an_empty_slot_and_side_models(play: Play, dashboard: Dashboard) -> None:
     page = dashboard.page
     page.click("Start small")
-    page.await_text("serving", ".catalog li:last-child")
+    page.await_text("serving", ".catalog > li:last-child")
     page.click("Empty the slot")
     page.click("Empty the slot", "dialog")
     page.await_text("Nothing is serving", ".occupant")
     assert barriers(page) == []
     page.click("Stop small")
-    page.await_text("stopped", ".catalog li:last-child")
+    page.await_text("stopped", ".catalog > li:last-child")
 
 
 def test_a_broken_configuration_is_told_and_left_behind(play: Play, dashboard: Dashboard) -> None:
@@ -263,6 +276,24 @@ def test_another_page_cannot_switch(play: Play, browser: Browser) -> None:
         assert page.evaluate(framed) is True
         assert page.evaluate("document.querySelector('iframe').contentDocument?.title ?? ''") == ""
     assert play.switches() == before
+
+
+def test_text_for_people(page: Page) -> None:
+    """Sizes, spans of time, and foreign text without what would drive a screen."""
+    page.until("document.getElementById('token')", "the page")
+    said = page.evaluate("""import('/dashboard/text.js').then(({ size, span, lasting, clean, count }) => [
+      [0, 5 * 2 ** 20, 2 ** 30, 38.04 * 2 ** 30, null].map(size),
+      [0, 0.031, 0.0996, 0.4, 9.96, 59.4, 59.6, 60, 130, 3600, 11100, 90000, 187200].map(span),
+      [0, 0.9, 3.7, 59.9, 61].map(lasting),
+      ['\x1b[31mred\x1b[0m', '\x1b]0;title\x07x', 'a\u202eb\u2066c', 'tab\tstays\x00', '<b>&amp;</b>', null].map(clean),
+      [count(1, 'request'), count(2, 'request'), count(2, 'reply', 'replies')]])""")
+    sizes, spans, lasting, cleaned, counted = said
+    assert sizes == ["0 MiB", "5 MiB", "1.0 GiB", "38.0 GiB", "unknown"]
+    assert spans[:6] == ["0 ms", "31 ms", "0.1 s", "0.4 s", "10 s", "59 s"]
+    assert spans[6:] == ["1 min", "1 min", "2 min 10 s", "1 h", "3 h 5 min", "1 d 1 h", "2 d 4 h"]
+    assert lasting == ["0 s", "0 s", "3 s", "59 s", "1 min 1 s"]
+    assert cleaned == ["red", "x", "abc", "tab\tstays", "<b>&amp;</b>", ""]
+    assert counted == ["1 request", "2 requests", "2 replies"]
 
 
 @pytest.mark.parametrize("width", [360, 768, 1600])

@@ -13,7 +13,7 @@ from support.browser import Page
 from support.gb10 import Gb10
 from support.nvml import GIB
 from support.scene import HOLDS, Scene, bad_model
-from support.spark import REPOSITORY, SparkHost
+from support.spark import REPOSITORY, SparkHost, llama_model
 from support.witness import until
 
 ADDRESS = "http://127.0.0.1:30100/"
@@ -36,7 +36,9 @@ LOOK = """axe.run(document, { preload: false, resultTypes: ['violations'] }).the
 
 
 class Play(Scene):
-    """alpha, beta and gamma of 30 GiB, huge that never fits, broken that dies with hostile words, small beside them."""
+    """alpha and beta of 30 GiB, huge that never fits, broken that dies with hostile words, absent without its file,
+    small beside them.
+    """
 
     gb10: Gb10
     token: str
@@ -53,6 +55,7 @@ class Play(Scene):
             host.model(model, scripted(model, port))
         host.model("huge", bad_model("huge", port=8003, memory="120GiB"))
         host.model("broken", broken(8004))
+        host.model("absent", llama_model("absent", port=8006, gguf="/srv/models/absent.gguf", memory="1GiB"))
         host.model("small", bad_model("small", port=8005, memory="1GiB", extra='role = "side"'))
         host.enable()
         play.token = play.add("dashboard", "control", "inference")

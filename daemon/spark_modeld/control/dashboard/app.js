@@ -79,7 +79,10 @@ function show() {
   const focused = document.activeElement;
   const list = document.getElementById('log-lines');
   const atEnd = !list || list.scrollHeight - list.scrollTop - list.clientHeight < 24;
-  if (store.connection === 'live' && document.visibilityState === 'visible') logs.look();
+  if (store.connection === 'live' && document.visibilityState === 'visible') {
+    logs.look();
+    store.lookCloser();
+  }
   render(document.getElementById('head'), ...head(store));
   document.body.classList.toggle('stale', store.connection === 'away');
   render(document.getElementById('main'), page());

@@ -7,11 +7,13 @@ import { clean, clock } from './text.js';
 
 const KEPT = 500;
 const BEFORE = 100;
+const RETRY = 5000;
 
 export class Logs {
   #api;
   #store;
   #ending = new AbortController();
+  #ended = 0;
 
   constructor(api, store) {
     this.#api = api;
@@ -40,7 +42,7 @@ export class Logs {
     } else if (log.model === null || !models.some((each) => each.id === log.model)) {
       const first = coming ?? status?.slot.model ?? status?.last_failure?.model;
       if (first && first !== log.model) this.choose(first);
-    } else if (log.state === 'none') {
+    } else if (log.state === 'none' || (log.state === 'ended' && Date.now() - this.#ended > RETRY)) {
       this.follow();
     }
   }
@@ -58,14 +60,18 @@ export class Logs {
     if (!log.model) return;
     log.state = 'following';
     const before = log.lines.at(-1)?.time;
+    let problem = null;
     try {
       const response = await this.#api.open(`api/models/${log.model}/logs?follow=true&lines=${BEFORE}`, signal);
       for await (const line of lines(response)) if (line && !signal.aborted) this.#add(JSON.parse(line), before);
     } catch (error) {
       if (signal.aborted) return;
       if (!(error instanceof Refused || error instanceof Away || error instanceof TypeError)) throw error;
+      problem = error instanceof Refused ? error.message : null;
     }
-    if (!signal.aborted) this.#store.set({ log: { ...this.#store.log, state: 'ended' } });
+    if (signal.aborted) return;
+    this.#ended = Date.now();
+    this.#store.set({ log: { ...this.#store.log, state: 'ended', problem } });
   }
 
   #add(line, before) {
@@ -89,5 +95,5 @@ export function logPanel(store, logs) {
     h('div', { id: 'log-lines', class: 'lines', tabindex: 0, role: 'log', 'aria-live': 'off', 'aria-label': `Log of ${log.model ?? 'no model'}` },
       log.lines.length
         ? log.lines.map((line) => h('p', { key: line.number }, h('time', { datetime: line.time }, clock(Date.parse(line.time))), h('span', {}, clean(line.text))))
-        : h('p', { class: 'reason' }, 'It has not said anything yet.')));
+        : h('p', { class: 'reason' }, clean(log.problem ?? 'It has not said anything yet.'))));
 }

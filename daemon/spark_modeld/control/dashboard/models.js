@@ -30,8 +30,8 @@ function entry(model, store, actions, logs) {
       need(model, store),
       fit(model, store),
       h('div', { class: 'act' }, button(model, store, actions))),
-    h('details', { class: 'more', ontoggle: (event) => event.target.open && store.check(model.id).catch(() => {}) },
-      h('summary', {}, 'Details', h('span', { class: 'unseen' }, ` of ${model.id}`), serious.length > 0 && h('span', { class: 'tag warn' }, count(serious.length, 'finding'))),
+    h('details', { class: 'more', ontoggle: (event) => store.open(model.id, event.target.open) },
+      h('summary', {}, 'Details', h('span', { class: 'unseen' }, ` of ${model.id}`), ' ', serious.length > 0 && h('span', { class: 'tag warn' }, count(serious.length, 'finding'))),
       about(model, store, logs)));
 }
 

@@ -30,7 +30,9 @@ export class Store {
     this.memory = null;
     this.samples = [];
     this.endpoints = null;
+    /** What checks found, by model: null while one looks, undefined where it was refused. */
     this.checks = new Map();
+    this.opened = new Set();
     /** What the last thing that somebody asked for came to: {kind: 'bad' | 'good', text, problem, retry}. */
     this.notice = null;
     this.log = { model: null, chosen: false, lines: [], state: 'none' };
@@ -50,7 +52,7 @@ export class Store {
 
   /** Fetches everything; returns when it is there. */
   everything() {
-    this.checks.clear();
+    this.checks = new Map();
     return this.want('status', 'models', 'switches', 'memory', 'endpoints');
   }
 
@@ -99,19 +101,28 @@ export class Store {
     this.memory = memory;
     const fresh = sample(memory);
     if (this.samples.at(-1)?.at === fresh.at) return;
-    const first = this.samples.findIndex((each) => each.at >= fresh.at - WINDOW);
+    const old = this.samples.filter((each) => each.at < fresh.at - WINDOW).length;
     // One from before the window stays: the lines begin at its left edge.
-    this.samples = [...this.samples.slice(Math.max(0, first - 1)), fresh];
+    this.samples = [...this.samples.slice(Math.max(0, old - 1)), fresh];
   }
 
-  /** What a check of this model finds, kept until something changes. */
-  async check(model) {
-    if (this.checks.has(model)) return;
-    this.checks.set(model, null);
+  /** Whether somebody looks at this model's details. */
+  open(model, is) {
+    if (is) this.opened.add(model);
+    else this.opened.delete(model);
+    this.lookCloser();
+  }
+
+  /** Has the models that somebody looks at checked, where nothing is known of them since something changed. */
+  lookCloser() {
+    for (const model of this.opened) if (!this.checks.has(model)) this.#check(model).catch(() => {});
+  }
+
+  async #check(model) {
+    const { checks } = this;
+    checks.set(model, null);
     this.changed();
-    const found = await this.#unlessRefused(this.#api.get(`api/models/${model}/check`));
-    if (found) this.checks.set(model, found);
-    else this.checks.delete(model);
+    checks.set(model, (await this.#unlessRefused(this.#api.get(`api/models/${model}/check`))) ?? undefined);
     this.changed();
   }
 
@@ -134,10 +145,10 @@ export class Store {
         this.#ask('memory', 'status');
       }, wait);
     } else if (kind === 'config') {
-      this.checks.clear();
+      this.checks = new Map();
       this.#ask('status', 'models', 'endpoints');
     } else if (kind === 'switch' && data.outcome) {
-      this.checks.clear();
+      this.checks = new Map();
       this.#ask('status', 'models', 'switches', 'memory');
     } else {
       this.#ask('status', 'models');

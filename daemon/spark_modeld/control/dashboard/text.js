@@ -39,7 +39,7 @@ function coarse(whole, steps) {
 
 /** How long something has gone on, in whole seconds. */
 export function lasting(seconds) {
-  return seconds < 1 ? '0 s' : span(Math.floor(seconds) < 10 ? Math.floor(seconds) : seconds).replace('.0', '');
+  return seconds < 1 ? '0 s' : span(Math.floor(seconds)).replace('.0', '');
 }
 
 /** Milliseconds of the page's clock as `12 s ago`, or the date for what is older than a day. */
