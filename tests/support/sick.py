@@ -133,7 +133,7 @@ def sound(**changed: Any) -> Facts:
         accounts=AccountFacts(users=USERS, groups=GROUPS),
         tokens=TokenFacts(tokens=(token(),), now=time.time()),
         memory=MemoryFacts(total=120 * GIB, available=110 * GIB, free=100 * GIB),
-        daemon=DaemonFacts(asked=True, status=status(), models=("owned", "qwen")),
+        daemon=DaemonFacts(asked=True, status=status(), models={"owned": (), "qwen": ()}),
         tailscale=TailscaleFacts(),
     )
     return replace(facts, **changed)

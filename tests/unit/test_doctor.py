@@ -98,7 +98,7 @@ SCRIPTED = model("scripted", 8011, run=Container("scout", "/srv/start.sh"))
 KEYED = model("keyed", 8012, api_key_file="/etc/key")
 PORTED = model("ported", 8013, gateway_port=31001)
 WORKS = DockerFacts(installed=True, group=True, socket=True, socket_group="docker", version="28", nvidia=True)
-BOX = {"config": config(BOXED), "daemon": DaemonFacts(asked=True, status=status(), models=("boxed",))}
+BOX = {"config": config(BOXED), "daemon": DaemonFacts(asked=True, status=status(), models={"boxed": ()})}
 GATEWAY = unit(SOCKETS[2], active="active", file_state="enabled", listen=("0.0.0.0:30101",))
 FAR = replace(GATEWAY, listen=("10.0.0.1:30101",))
 WRONG_FILE = ConfigFacts(findings=((f"{CONFIG}/x", "a.b", "no"),))
@@ -106,7 +106,7 @@ WRONG_FILE = ConfigFacts(findings=((f"{CONFIG}/x", "a.b", "no"),))
 
 def only(*models: Any, **more: Any) -> dict[str, Any]:
     """A catalog of these alone, which the daemon knows too."""
-    names = tuple(each.id for each in models)
+    names: dict[str, tuple[str, ...]] = {each.id: () for each in models}
     return {"config": config(*models, **more), "daemon": DaemonFacts(asked=True, status=status(), models=names)}
 
 
@@ -151,7 +151,12 @@ CASES: dict[str, tuple[Level, Mapping[str, Any], str]] = {
         {"daemon": DaemonFacts(asked=True, status=status(warnings=[{"code": "stray-container", "message": "x"}]))},
         "spark-modelctl status",
     ),
-    "not-in-force": (Level.WARNING, {"daemon": DaemonFacts(asked=True, status=status(), models=())}, "reload"),
+    "not-in-force": (Level.WARNING, {"daemon": DaemonFacts(asked=True, status=status(), models={})}, "reload"),
+    "model-unfit": (
+        Level.ERROR,
+        {"daemon": DaemonFacts(asked=True, status=status(), models={"owned": (), "qwen": ("no such path",)})},
+        "spark-modelctl check qwen",
+    ),
     "no-models": (Level.WARNING, {"config": ConfigFacts(), "daemon": None}, "examples"),
     "masked": (Level.ERROR, {"systemd": seen(unit(SOCKETS[1], load="masked"))}, f"unmask {SOCKETS[1]}"),
     "unit-missing": (Level.ERROR, {"systemd": seen(unit(DAEMON, load="not-found"))}, "make install"),
@@ -395,10 +400,32 @@ def test_a_users_own_daemon_needs_no_root() -> None:
     )
     found = wrong(facts)
     assert set(found) == {"restarts-itself"}
-    assert found["restarts-itself"].command(root=False).endswith("systemctl --user daemon-reload")
-    assert "sudo" not in found["restarts-itself"].command(root=False)
+    command = found["restarts-itself"].command(root=False, per_user=True)
+    assert command.endswith("systemctl --user daemon-reload")
+    assert "sudo" not in command
     writable = {"/home/ann/x": path("/home/ann/x", owner="ann", mode=0o666)}
     assert "config-writable" in wrong(replace(facts, paths=writable))
+
+
+def test_a_users_own_token_is_made_by_the_user_but_the_machine_is_still_roots() -> None:
+    made = wrong(sound(tokens=TokenFacts(tokens=())))["no-tokens"]
+    assert made.command(root=False, per_user=True).startswith("spark-modelctl --user token add")
+    assert made.command(root=False).startswith("sudo spark-modelctl token add")
+    reboot = wrong(sound(nvml=NvmlFacts(library=True, hangs=True)))["nvml-hangs"]
+    assert reboot.command(root=False, per_user=True) == "sudo systemctl reboot"
+
+
+def test_what_the_settings_add_to_the_passed_sockets_counts() -> None:
+    more = GatewaySettings(listen=("127.0.0.1:30101", "10.0.0.1:30102"))
+    facts = sound(config=config(QWEN, OWNED, gateway=more))
+    assert set(wrong(facts)) == {"gateway-reaches-out", "packets-dropped"}
+    taken = wrong(replace(facts, ports=port(30102, host="10.0.0.1")))
+    assert "10.0.0.1:30102 (gateway) belongs to squatter.service" in taken["port-taken"].message
+
+
+def test_only_the_defaults_unfitness_is_an_error() -> None:
+    unfit = DaemonFacts(asked=True, status=status(), models={"owned": ("no such path",), "qwen": ()})
+    assert wrong(sound(daemon=unfit))["model-unfit"].level is Level.WARNING
 
 
 def test_swap_alone_and_oomd_are_no_trouble() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from itertools import groupby
 from typing import Any
 
 import click
@@ -13,7 +14,7 @@ from spark_modeld.cli.options import Ctl, common, pass_ctl
 from spark_modeld.cli.text import clean, paint
 
 CLIENTS = ("cursor", "openwebui", "openai", "curl")
-_LABEL = 11
+_LABEL = 9
 
 
 @click.command()
@@ -45,7 +46,8 @@ def connect(
     place = _place(ctl, url, public=client == "cursor")
     name = model or "local"
     settings = settings_of(client, place["url"], name, needs_token=place["token"] is not None)
-    trial = Trial(place["url"], name, token, is_open=place["token"] is None)
+    command = "spark-modelctl --user" if ctl.user else "sudo spark-modelctl"
+    trial = Trial(place["url"], name, token, is_open=place["token"] is None, ctl=command)
     results = trial.run(may_chat=_may_chat(ctl, model, allowed=switch))
     good = all(result.ok is not False for result in results)
     shown = {
@@ -118,14 +120,19 @@ def _may_chat(ctl: Ctl, model: str | None, *, allowed: bool) -> str:
 
 
 def _screen(shown: dict[str, Any]) -> list[str]:
-    lines = [f"{paint(label.ljust(_LABEL), 'dim')} {clean(value)}" for label, value in shown["settings"].items()]
+    widest = max(map(len, shown["settings"]))
+    lines = [f"{paint(label.ljust(widest), 'dim')}  {clean(value)}" for label, value in shown["settings"].items()]
     if shown["example"]:
         lines += ["", *(f"  {line}" for line in shown["example"].splitlines())]
     lines += ["", *(paint(clean(note), "dim") for note in shown["notes"])] if shown["notes"] else []
     lines.append("")
     words = {True: ("works", "green"), False: ("fails", "red"), None: ("untested", "yellow")}
-    for test in shown["tests"]:
-        word, colour = words[test["ok"]]
-        detail = f": {test['detail']}" if test["detail"] else ""
-        lines.append(f"{paint(word.ljust(_LABEL), colour)} {clean(test['name'] + detail)}")
+    # Steps that were left out for one reason are told in one line.
+    for (ok, detail), same in groupby(shown["tests"], key=lambda test: (test["ok"], test["detail"])):
+        names = [test["name"] for test in same]
+        told = [", ".join(names)] if detail else names
+        word, colour = words[ok]
+        lines += [
+            f"{paint(word.ljust(_LABEL), colour)} {clean(f'{name}: {detail}' if detail else name)}" for name in told
+        ]
     return lines

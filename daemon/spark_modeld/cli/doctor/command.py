@@ -77,7 +77,7 @@ def _shown(finding: Finding, setting: Setting) -> dict[str, Any]:
         "code": finding.code,
         "level": finding.level,
         "message": finding.message,
-        "fix": finding.command(root=setting.root) or None,
+        "fix": finding.command(root=setting.root, per_user=setting.per_user) or None,
         "note": finding.note or None,
     }
 
@@ -88,7 +88,7 @@ def _screen(found: list[Finding], setting: Setting) -> Iterator[str]:
     for each in found:
         mark = paint(marks[each.level], _COLOURS[each.level])
         yield f"{mark} {paint(each.area.ljust(_WIDEST), 'dim')} {clean(each.message)}"
-        if command := each.command(root=setting.root):
+        if command := each.command(root=setting.root, per_user=setting.per_user):
             yield f"  {'':{_WIDEST}} {paint('$ ' + clean(command), 'bold')}"
         if each.note:
             yield f"  {'':{_WIDEST}} {paint(clean(each.note), 'dim')}"

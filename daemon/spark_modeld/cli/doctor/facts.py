@@ -203,14 +203,15 @@ class MemoryFacts:
 class DaemonFacts:
     """``asked`` is whether its API was: a socket that somebody only looks at must not start the daemon.
 
-    ``problem`` is what the API refused with, ``words`` are the last of its journal.
+    ``problem`` is what the API refused with, ``words`` are the last of its journal. ``models`` has what the last look
+    at each found wrong with it.
     """
 
     asked: bool = False
     refused: bool = False
     problem: Mapping[str, Any] | None = None
     status: Mapping[str, Any] | None = None
-    models: tuple[str, ...] | None = None
+    models: Mapping[str, tuple[str, ...]] | None = None
     words: tuple[str, ...] = ()
 
 

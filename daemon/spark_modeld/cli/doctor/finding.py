@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from dataclasses import dataclass
 from enum import StrEnum
@@ -35,6 +36,10 @@ class Area(StrEnum):
     TAILSCALE = "tailscale"
 
 
+_THE_MACHINES = frozenset({Area.PORTS, Area.NVML, Area.DOCKER, Area.MEMORY, Area.TAILSCALE})
+"""Root's business also where the daemon is the user's own."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
     """One thing. ``fix`` is a shell command, run by root unless ``by_user``; ``note`` is what to know of it before."""
@@ -47,13 +52,16 @@ class Finding:
     note: str = ""
     by_user: bool = False
 
-    def command(self, *, root: bool) -> str:
-        """The fix as whoever asks can paste it; "" for none."""
-        if not self.fix or self.by_user or root:
-            return self.fix
-        if any(mark in self.fix for mark in "|&;<>"):
-            return f"sudo sh -c {shlex.quote(self.fix)}"
-        return f"sudo {self.fix}"
+    def command(self, *, root: bool, per_user: bool = False) -> str:
+        """The fix as whoever asks can paste it; "" for none. ``per_user``: the daemon is the user's own."""
+        fix = self.fix
+        if per_user and self.area not in _THE_MACHINES:
+            return re.sub(r"\bspark-modelctl ", "spark-modelctl --user ", fix)
+        if not fix or self.by_user or root:
+            return fix
+        if any(mark in fix for mark in "|&;<>"):
+            return f"sudo sh -c {shlex.quote(fix)}"
+        return f"sudo {fix}"
 
 
 def ok(area: Area, message: str, note: str = "") -> Finding:

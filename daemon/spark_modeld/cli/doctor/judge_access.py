@@ -28,19 +28,24 @@ def configuration(facts: Facts) -> Iterator[Finding]:
     models, default = facts.catalog.models, facts.catalog.settings.slot.default
     count = f"{len(models)} models" if len(models) != 1 else "1 model"
     known = facts.daemon.models if facts.daemon is not None else None
+    found: list[Finding] = []
     if known is not None and set(known) != set(models):
         changed = ", ".join(sorted(set(known) ^ set(models)))
         message = f"the files have changed since the daemon read them: {changed}"
-        yield warning(area, "not-in-force", message, "spark-modelctl reload", by_user=True)
-    elif not models:
-        message = "the catalog is empty"
-        note = "spark-modelctl check PATH writes a model's file for a checkpoint."
-        yield warning(
-            area, "no-models", message, f"ls /usr/share/doc/spark-modeld/examples {facts.setting.config}", note
-        )
-    elif default:
+        found.append(warning(area, "not-in-force", message, "spark-modelctl reload", by_user=True))
+    for model_id, errors in sorted((known or {}).items()):
+        if errors:
+            level = error if model_id == default else warning
+            message = f"{model_id}{', the default,' if model_id == default else ''} cannot load as it is: {errors[0]}"
+            found.append(level(area, "model-unfit", message, f"spark-modelctl check {model_id}", by_user=True))
+    if not models:
+        note = "spark-modelctl add writes a model's file for a checkpoint, a container or a unit."
+        look = f"ls /usr/share/doc/spark-modeld/examples {facts.setting.config}"
+        found.append(warning(area, "no-models", "the catalog is empty", look, note))
+    yield from found
+    if not found and default:
         yield ok(area, f"{count}; after a boot {default} comes up, unless another was switched to")
-    else:
+    elif not found:
         yield ok(area, f"{count}, no default: after a boot comes up what was switched to last")
 
 

@@ -36,7 +36,6 @@ def systemd(facts: Facts) -> Iterator[Finding]:
             f"systemd has not read {_some(stale)} since the files changed",
             f"{facts.setting.systemctl} daemon-reload",
             "A daemon-reload can take the GPU from containers that run: restart those afterwards.",
-            by_user=facts.setting.per_user,
         )
     if not stale and seen.version >= _OLDEST:
         yield ok(area, f"systemd {seen.version}")
@@ -49,7 +48,7 @@ def bus(facts: Facts) -> Iterator[Finding]:
     if seen is None or not seen.answers:
         trouble = seen.trouble if seen is not None else "no answer in time"
         start = f"{facts.setting.systemctl} start dbus.socket dbus.service"
-        yield error(area, "bus-away", f"the bus does not answer: {trouble}", start, by_user=facts.setting.per_user)
+        yield error(area, "bus-away", f"the bus does not answer: {trouble}", start)
     elif status is not None and status["bus"] != "connected":
         message = "the bus answers, but the daemon has no connection to it; it keeps trying"
         yield error(area, "daemon-off-bus", message, f"{facts.setting.systemctl} restart {DAEMON}")
@@ -121,7 +120,7 @@ def daemon(facts: Facts) -> Iterator[Finding]:
         last = f"; its last words: {seen.words[-1]}" if seen.words else ""
         start = f"{facts.setting.systemctl} restart {SOCKETS[0]} {DAEMON}"
         message = f"it does not answer (systemd: {says}). {detail.split(' Start it with')[0]}{last}"
-        yield error(area, "daemon-away", message, start, by_user=facts.setting.per_user)
+        yield error(area, "daemon-away", message, start)
 
 
 def _refused(facts: Facts) -> Iterator[Finding]:
@@ -140,7 +139,7 @@ def _says(facts: Facts, status: Any) -> Iterator[Finding]:
     if version != facts.setting.version:
         message = f"it runs version {version}, installed is {facts.setting.version}"
         fix = f"{facts.setting.systemctl} restart {DAEMON}"
-        yield warning(area, "old-daemon", message, fix, "Models keep serving.", by_user=facts.setting.per_user)
+        yield warning(area, "old-daemon", message, fix, "Models keep serving.")
         before += 1
     for told in status["warnings"]:
         yield warning(area, str(told["code"]), str(told["message"]), "spark-modelctl status", by_user=True)
@@ -172,7 +171,6 @@ def _asleep(facts: Facts) -> Iterator[Finding]:
         message,
         f"{facts.setting.systemctl} start {DAEMON}",
         "It then brings up what belongs in the slot.",
-        by_user=facts.setting.per_user,
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from spark_modeld.cli.doctor.facts import COMPETITOR, DAEMON, SOCKETS, Facts, Port, Unit
 from spark_modeld.cli.doctor.finding import Area, Finding, error, ok, unseen, warning
 from spark_modeld.config.addresses import is_loopback, is_wildcard, split_address
-from spark_modeld.core.model import Model, OwnUnit
+from spark_modeld.core.model import GatewaySettings, Model, OwnUnit
 
 _NO_RESTART = "[Service]\\nRestart=no\\n"
 
@@ -30,14 +30,14 @@ def units(facts: Facts) -> Iterator[Finding]:
 
 def _ours(facts: Facts) -> Iterator[Finding]:
     """Loaded and not masked."""
-    by_user, systemctl = facts.setting.per_user, facts.setting.systemctl
+    systemctl = facts.setting.systemctl
     seen = facts.systemd.units if facts.systemd is not None else {}
     own = {model.unit for model in facts.catalog.models.values() if isinstance(model.run, OwnUnit)}
     masked = sorted(unit.name for unit in seen.values() if unit.load == "masked")
     if masked:
         fix = f"{systemctl} unmask {shlex.join(masked)}"
         message = f"{', '.join(masked)}: masked, so it cannot be started"
-        yield error(Area.UNITS, "masked", message, fix, by_user=by_user)
+        yield error(Area.UNITS, "masked", message, fix)
     missing = sorted(
         u.name for u in seen.values() if u.load == "not-found" and u.name not in own and "-port@" not in u.name
     )
@@ -46,13 +46,13 @@ def _ours(facts: Facts) -> Iterator[Finding]:
         yield error(Area.UNITS, "unit-missing", f"systemd does not know {', '.join(missing)}", mend)
     broken = sorted(u.name for u in seen.values() if u.load not in {"loaded", "masked", "not-found"})
     if broken:
-        fix = f"systemd-analyze{' --user' if by_user else ''} verify {shlex.join(broken)}"
-        yield error(Area.UNITS, "unit-broken", f"systemd cannot load {', '.join(broken)}", fix, by_user=by_user)
+        fix = f"systemd-analyze{' --user' if facts.setting.per_user else ''} verify {shlex.join(broken)}"
+        yield error(Area.UNITS, "unit-broken", f"systemd cannot load {', '.join(broken)}", fix)
 
 
 def _own(facts: Facts) -> Iterator[Finding]:
     """Units of the user's own: there, off at boot, and without a restart of their own."""
-    systemctl, by_user = facts.setting.systemctl, facts.setting.per_user
+    systemctl = facts.setting.systemctl
     for model in sorted(facts.catalog.models.values(), key=lambda each: each.id):
         unit = facts.unit(model.unit)
         if unit is None:
@@ -61,7 +61,7 @@ def _own(facts: Facts) -> Iterator[Finding]:
         if enabled and not model.tenant:
             message = f"{unit.name} ({model.id}) starts at boot by itself, past the daemon's admission"
             fix = f"{systemctl} disable {shlex.quote(unit.name)}"
-            yield warning(Area.UNITS, "starts-at-boot", message, fix, by_user=by_user)
+            yield warning(Area.UNITS, "starts-at-boot", message, fix)
         if not isinstance(model.run, OwnUnit):
             continue
         if unit.load == "not-found":
@@ -82,7 +82,6 @@ def _restarts(facts: Facts, model: Model, unit: Unit) -> Finding:
         f"{unit.name} ({model.id}) has Restart={unit.restart}: systemd brings it back past the daemon's admission",
         f"{write} && {facts.setting.systemctl} daemon-reload",
         "A daemon-reload can take the GPU from containers that run: restart those afterwards.",
-        by_user=facts.setting.per_user,
     )
 
 
@@ -95,12 +94,12 @@ def _competitors(facts: Facts) -> Iterator[Finding]:
             message = f"{unit.name} starts at boot and is in no model's file: it takes memory that nobody admits"
             note = f'Or make it a model: `unit = "{unit.name}"` in a file in {facts.setting.config}/models.d.'
             fix = f"{facts.setting.systemctl} disable{now} {shlex.quote(unit.name)}"
-            yield warning(Area.UNITS, "competitor", message, fix, note, by_user=facts.setting.per_user)
+            yield warning(Area.UNITS, "competitor", message, fix, note)
 
 
 def sockets(facts: Facts) -> Iterator[Finding]:
     """Do they listen, also after a boot, and who reaches them?"""
-    area, by_user, systemctl = Area.SOCKETS, facts.setting.per_user, facts.setting.systemctl
+    area, systemctl = Area.SOCKETS, facts.setting.systemctl
     seen = [unit for name in SOCKETS if (unit := facts.unit(name)) is not None and unit.load == "loaded"]
     if not seen:
         yield unseen(area, "systemd shows no sockets of ours", "systemctl list-sockets 'spark-*'")
@@ -113,7 +112,7 @@ def sockets(facts: Facts) -> Iterator[Finding]:
         message = f"{', '.join(unit.name for unit in down)}: not listening{f' ({why[0]})' if why else ''}"
         # A socket is refused while its service runs.
         fix = f"{systemctl} stop {DAEMON} && {systemctl} start {names} && {systemctl} start {DAEMON}"
-        found.append(error(area, "socket-down", message, fix, "Models keep serving.", by_user=by_user))
+        found.append(error(area, "socket-down", message, fix, "Models keep serving."))
     off = [unit.name for unit in seen if unit.file_state == "disabled"]
     daemon = facts.unit(DAEMON)
     if daemon is not None and daemon.file_state == "disabled" and (facts.catalog.settings.slot.default or off):
@@ -121,9 +120,7 @@ def sockets(facts: Facts) -> Iterator[Finding]:
     if off:
         message = f"{', '.join(off)}: off after the next boot"
         note = "Enabling reads all units again, which can take the GPU from containers that run."
-        found.append(
-            warning(area, "socket-disabled", message, f"{systemctl} enable {' '.join(off)}", note, by_user=by_user)
-        )
+        found.append(warning(area, "socket-disabled", message, f"{systemctl} enable {' '.join(off)}", note))
     found += _reach(facts, seen)
     yield from found
     if not found:
@@ -134,7 +131,10 @@ def _reach(facts: Facts, seen: list[Unit]) -> Iterator[Finding]:
     area, is_open = Area.SOCKETS, facts.catalog.settings.gateway.auth == "none"
     daemon = facts.unit(DAEMON)
     for unit in seen:
-        far = [place for place in unit.listen if not place.startswith("/") and not is_loopback(_host(place))]
+        # What [gateway] listen names beside the passed sockets, the daemon binds itself.
+        more = facts.catalog.settings.gateway.listen if unit.name == SOCKETS[2] else ()
+        places = dict.fromkeys((*unit.listen, *more))
+        far = [place for place in places if not place.startswith("/") and not is_loopback(_host(place))]
         if not far:
             continue
         where = ", ".join(far)
@@ -177,7 +177,7 @@ def _our_ports(facts: Facts) -> Iterator[Finding]:
         unit = facts.unit(unit_of[part])
         # Whoever opened a passed socket was systemd, whose control group tells nothing.
         held = unit.listen if unit is not None and unit.active == "active" else ()
-        for address in unit.listen if unit is not None and unit.listen else addresses:
+        for address in _addresses(unit, addresses, part):
             holder = None if address in held else _holder(facts, *split_address(address))
             if holder is not None and holder.unit != DAEMON:
                 what = f"{address} ({part}) belongs to {holder.unit or holder.who}"
@@ -190,6 +190,15 @@ def _our_ports(facts: Facts) -> Iterator[Finding]:
         if holder is not None and holder.unit != DAEMON and (unit is None or unit.active != "active"):
             what = f"port {model.gateway_port}, gateway_port of {model.id}, belongs to {holder.unit or holder.who}"
             yield error(Area.PORTS, "port-taken", what, *_free(holder))
+
+
+def _addresses(unit: Unit | None, configured: tuple[str, ...], part: str) -> tuple[str, ...]:
+    """Where it ought to listen: what is passed, and of the gateway also what is configured beside that."""
+    passed = unit.listen if unit is not None else ()
+    if not passed:
+        return configured
+    beside = configured if part == "gateway" and configured != GatewaySettings().listen else ()
+    return tuple(dict.fromkeys((*passed, *beside)))
 
 
 def _engine_ports(facts: Facts) -> Iterator[Finding]:

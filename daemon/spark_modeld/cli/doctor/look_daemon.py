@@ -23,7 +23,7 @@ def daemon(setting: Setting) -> DaemonFacts:
     client = Client(setting.socket, user=setting.per_user, seconds=SECONDS)
     try:
         status = client.call("GET", "/api/status")
-        models = tuple(each["id"] for each in client.call("GET", "/api/models")["models"])
+        models = {each["id"]: _errors(each) for each in client.call("GET", "/api/models")["models"]}
     except Failure as failure:
         code = failure.problem.get("code")
         if code == "no-access":
@@ -37,6 +37,10 @@ def tailscale() -> TailscaleFacts:
     """What its command says."""
     said = tailnet.ask(SECONDS)
     return TailscaleFacts(installed=said.installed, tailnet=said.tailnet, trouble=said.trouble)
+
+
+def _errors(model: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(str(each["message"]) for each in model.get("findings", []) if each["level"] == "error")
 
 
 def _words(setting: Setting) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -43,6 +44,7 @@ def run(*command: str, seconds: float = SECONDS, environment: Mapping[str, str] 
             stdin=subprocess.DEVNULL,
             stdout=pipe,
             stderr=pipe,
+            start_new_session=True,  # its children go with it
             env={**os.environ, "LC_ALL": "C", "SYSTEMD_COLORS": "0", **(environment or {})},
         )
     except FileNotFoundError:
@@ -60,7 +62,8 @@ def run(*command: str, seconds: float = SECONDS, environment: Mapping[str, str] 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         # One that waits for a driver cannot even be killed.
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(_DYING_SECONDS)
