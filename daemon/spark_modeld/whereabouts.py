@@ -12,7 +12,7 @@ from typing import Any
 from spark_modeld.core.endpoints import Places
 from spark_modeld.core.tailnet import Tailnet
 
-_GOOD_SECONDS = 15.0
+_GOOD_SECONDS = 5.0
 
 
 class Whereabouts:

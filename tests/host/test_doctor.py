@@ -25,6 +25,7 @@ RULE = "/etc/polkit-1/rules.d/51-spark-modeld-own-units.rules"
 SETTINGS = """\
 [slot]
 default = "alpha"
+min_residency = "0s"
 [memory]
 reserve = "256MiB"
 floor = "128MiB"
