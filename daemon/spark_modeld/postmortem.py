@@ -76,7 +76,9 @@ class Postmortem:
         if known is None or known[0] != problem:
             known = (problem, asyncio.get_running_loop().create_future())
             self._read[model] = known
-            tail = self._tail(house.models[model].unit, house.risen_at[model].wall)
+            # What was adopted was never seen to rise.
+            risen = house.risen_at.get(model)
+            tail = self._tail(house.models[model].unit, risen.wall if risen is not None else None)
             self._spawn(self._explain(model, *known, tail), f"last words of {model}")
         return known[1]
 
@@ -99,7 +101,7 @@ class Postmortem:
 
         self._post(tell)
 
-    async def _tail(self, unit: str, since: float) -> Lines:
+    async def _tail(self, unit: str, since: float | None) -> Lines:
         with contextlib.suppress(TimeoutError):
             # A unit of somebody's own may run on through many switches, as a server of many models does.
             from_then = None if unit.startswith("spark-model@") else since

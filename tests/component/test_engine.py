@@ -355,6 +355,18 @@ async def test_a_crash_that_is_mended_is_explained_by_the_last_lines(outside: Ou
     assert fell(outside, "alpha") == {}
 
 
+async def test_the_crash_of_what_was_adopted_is_explained_too(build: Callable[..., Outside]) -> None:
+    """The daemon was restarted meanwhile: it never saw the model rise."""
+    outside = build(record=Record(desired="alpha"))
+    outside.adopt(["alpha"])
+    await outside.up()
+    outside.prober.hold("alpha")
+    outside.systemd.crash(unit("alpha"))
+    await outside.until(lambda: fell(outside, "alpha").get("log") == ["CUDA out of memory", "exiting"])
+    outside.prober.held["alpha"].set()
+    await outside.until(lambda: phase(outside, "alpha") is Phase.SERVING)
+
+
 async def test_the_same_crash_again_is_read_again(outside: Outside) -> None:
     await switched(outside.engine, "alpha")
     for lines in (("first",), ("second",)):
