@@ -30,15 +30,27 @@ floor = "512MiB"
 """
 ALPHA, PORT = 8401, 8402
 TO_A_SCOPE = "systemd-run --user --scope --quiet --unit=hideout --"
+OWN = "vllm-own.service"
+RULE = f"""\
+polkit.addRule(function (action, subject) {{
+    if (action.id === "org.freedesktop.systemd1.manage-units" && subject.user === "spark-modeld" &&
+        action.lookup("unit") === "{OWN}") {{
+        return polkit.Result.YES;
+    }}
+}});
+"""
 TO_A_SERVICE = "systemd-run --user --quiet --wait --unit=stranger --"
+
+
+def engine_command(model: str, *switches: str) -> list[str]:
+    """The command line of an engine that is like vLLM."""
+    program = ("/usr/bin/python3", "-I", "-S", f"{SOURCE}/tests/support/vendor_engine.py", "--as=vllm")
+    return [*program, f"--name={model}", f"--port={PORT}", f"--holds={HOLDS}/{model}", *switches]
 
 
 def vllm(model: str, *switches: str, wrapper: str = "", extra: str = "") -> str:
     """The catalog entry of a vLLM that alice runs; ``wrapper`` is what starts it."""
-    engine = [
-        *("/usr/bin/python3", "-I", "-S", f"{SOURCE}/tests/support/vendor_engine.py", "--as=vllm", f"--name={model}"),
-        *(f"--port={PORT}", f"--holds={HOLDS}/{model}", *switches),
-    ]
+    engine = engine_command(model, *switches)
     command = ["/bin/sh", "-c", f'{wrapper} "$@" & wait', "serve.sh", *engine] if wrapper else engine
     head = f'engine = "vllm"\nurl = "http://127.0.0.1:{PORT}"\nmemory = "{LARGE}"\nuser = "alice"\n{extra}\n'
     environment = 'environment = { XDG_RUNTIME_DIR = "/run/user/UID" }'
@@ -68,6 +80,14 @@ def host(installed_host: SparkHost, gb10: Gb10) -> SparkHost:
     }.items():
         host.model(model, entry.replace("UID", uid))
         host.run("mkdir", "-p", f"{HOLDS}/{model}")
+    # systemd signals the shell alone, and finds its unit down with an engine in it.
+    shell = f"/bin/sh -c '{' '.join(engine_command('own'))} & wait'"
+    host.write(f"/etc/systemd/system/{OWN}", f"[Service]\nExecStart={shell}\nKillMode=process\nUser=alice\n")
+    head = f'engine = "vllm"\nurl = "http://127.0.0.1:{PORT}"\nmemory = "{LARGE}"\nstop_timeout = "1s"\n'
+    host.model("own", f'{head}unit = "{OWN}"\n')
+    host.write("/etc/polkit-1/rules.d/60-own.rules", RULE)
+    host.run("systemctl", "daemon-reload")
+    host.run("systemctl", "restart", "polkit.service")
     host.run("systemd-run", "--quiet", "--uid=alice", "--unit=bystander", "sleep", "infinity")
     host.enable()
     return host
@@ -163,6 +183,20 @@ def test_an_engine_core_that_is_elsewhere_when_its_server_dies_is_killed_if_it_m
     away.rmdir()
 
 
+def test_what_a_unit_that_is_down_still_has_in_it_is_named_and_killed(serving: Serving) -> None:
+    """A unit of the user's own that ends its first process only."""
+    host = serving.host
+    serving.ctl("switch", "own")
+    left = engines("own")
+    assert (len(left), groups(left)) == (2, {OWN})
+    with Watch(host, ["alpha", "own"], units={"own": OWN}):
+        serving.ctl("switch", "alpha")
+    assert engines("own") == []
+    said = host.journal("-o", "cat", "-u", DAEMON)
+    assert "own is down, but not gone: python3 (PID " in said
+    assert f") in {OWN}\n" in said
+
+
 def test_what_escaped_while_the_daemon_was_away_is_ended_when_it_is_back(serving: Serving) -> None:
     host = serving.host
     serving.ctl("switch", "runaway")
@@ -187,15 +221,9 @@ def test_a_process_that_the_unit_never_had_is_named_and_left_alone(serving: Serv
     assert engines("elsewhere") == stranger
     assert serving.active("alpha") == "inactive"
     assert host.show(sweep("elsewhere"), "ExecMainStartTimestampMonotonic") == "0"
-    host.run("kill", *(str(pid) for pid in inside(host, "stranger.service")))
+    uid = host.run("id", "-u", "alice").stdout.strip()
+    host.run("env", f"XDG_RUNTIME_DIR=/run/user/{uid}", "systemctl", "--user", "stop", "stranger.service", user="alice")
     assert serving.ended(switch)["outcome"] == "ready"
-
-
-def inside(host: SparkHost, name: str) -> list[int]:
-    """The PIDs of alice's own service, as the host numbers them."""
-    found = host.run("systemd-cgls", "--no-pager", "--full").stdout
-    lines = found[found.index(name) :].splitlines()
-    return [int(line.split("─")[-1].split()[0]) for line in lines if "vendor_engine" in line]
 
 
 def test_a_sweep_ends_nothing_of_a_model_that_runs(serving: Serving) -> None:
