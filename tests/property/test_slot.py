@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from property.machine import SlotMachine
-from property.world import World, at_rest
+from property.world import GIB, World, at_rest
 
 pytestmark = pytest.mark.property
 
@@ -19,6 +19,21 @@ TestSlot.settings = settings(
     derandomize=bool(os.environ.get("CI")),
     suppress_health_check=list(HealthCheck),
 )
+
+
+def test_who_asks_while_the_bus_is_lost_causes_no_further_failure() -> None:
+    world = World()
+    world.outsider = 120 * GIB
+    for seconds in (0.0, 31.0):
+        world.look(seconds)
+    for _ in range(5):
+        world._once()
+    world.lose_bus()
+    world.demand("alpha", may_switch=True)
+    world.regain_bus()
+    assert not world.clients.waiting
+    world.calm_down()
+    at_rest(world)
 
 
 def test_a_bus_that_is_lost_while_a_side_model_is_admitted_does_not_forget_who_waits() -> None:

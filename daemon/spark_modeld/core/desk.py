@@ -138,6 +138,9 @@ class Desk:
             elif model not in self.house.catalog.models:
                 detail = f"{model} left the catalog while this request waited for it."
                 self._tell(self.demands.take(model), Problem(Code.UNKNOWN_MODEL, detail, {"model": model}))
+            elif (refusal := self._refusal(model, now)) is not None:
+                # Who came while the bus was lost, and nobody could say whether a start was under way.
+                self._tell(self.demands.take(model), refusal)
             elif not self._coming(model):
                 self._tell_unable(model, now)
         if self._blind_since is not None and len(self.demands):
