@@ -428,6 +428,29 @@ def test_only_the_defaults_unfitness_is_an_error() -> None:
     assert wrong(sound(daemon=unfit))["model-unfit"].level is Level.WARNING
 
 
+def test_the_last_failure_and_drop_ins_are_told_whatever_else_there_is() -> None:
+    failure = {
+        "model": "beta",
+        "outcome": "failed",
+        "started_at": "2026-01-31T12:00:00.000Z",
+        "error": {"detail": "boom"},
+    }
+    facts = sound(
+        daemon=DaemonFacts(asked=True, status=status(version="0.9", last_failure=failure)),
+        systemd=seen(unit(OWN, restart="always", drop_ins=("/etc/systemd/system/x.d/y.conf",))),
+    )
+    told = [each.message for each in judge(facts) if each.level is Level.OK]
+    assert "its last failure: beta at 2026-01-31 12:00:00Z: boom" in told
+    assert "changed by drop-ins: /etc/systemd/system/x.d/y.conf" in told
+
+
+def test_a_daemon_that_is_coming_up_is_not_failing() -> None:
+    facts = sound(daemon=DaemonFacts(), systemd=seen(unit(DAEMON, active="activating", file_state="enabled")))
+    assert "daemon-fails" not in wrong(facts)
+    again = seen(unit(DAEMON, active="activating", result="exit-code", file_state="enabled"))
+    assert "daemon-fails" in wrong(replace(facts, systemd=again))
+
+
 def test_swap_alone_and_oomd_are_no_trouble() -> None:
     quiet = MemoryFacts(total=99 * GIB, available=90 * GIB, swap_total=GIB, killers=("systemd-oomd.service",))
     assert wrong(sound(memory=replace(quiet, free=80 * GIB))) == {}

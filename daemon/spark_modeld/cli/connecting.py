@@ -48,6 +48,8 @@ def connect(
     settings = settings_of(client, place["url"], name, needs_token=place["token"] is not None)
     command = "spark-modelctl --user" if ctl.user else "sudo spark-modelctl"
     trial = Trial(place["url"], name, token, is_open=place["token"] is None, ctl=command)
+    if switch and not ctl.json:
+        click.echo(f"The test waits until {model} serves; it may take as long as that loads.", err=True)
     results = trial.run(may_chat=_may_chat(ctl, model, allowed=switch))
     good = all(result.ok is not False for result in results)
     shown = {

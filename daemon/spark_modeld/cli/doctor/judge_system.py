@@ -144,21 +144,20 @@ def _says(facts: Facts, status: Any) -> Iterator[Finding]:
     for told in status["warnings"]:
         yield warning(area, str(told["code"]), str(told["message"]), "spark-modelctl status", by_user=True)
         before += 1
+    if not before:
+        slot = status["slot"]
+        yield ok(area, f"runs version {version}: {slot['model'] or 'the slot is'} {slot['phase']}")
     failure = status.get("last_failure")
     if failure is not None:
         detail = (failure.get("error") or {}).get("detail") or failure["outcome"]
-        note = f"Its last failure: {failure['model'] or 'empty'} at {failure['started_at'][:19]}Z: {detail}"
-    else:
-        note = ""
-    if not before:
-        slot = status["slot"]
-        yield ok(area, f"runs version {version}: {slot['model'] or 'the slot is'} {slot['phase']}", note)
+        when = f"{failure['started_at'][:19].replace('T', ' ')}Z"
+        yield ok(area, f"its last failure: {failure['model'] or 'empty'} at {when}: {detail}")
 
 
 def _asleep(facts: Facts) -> Iterator[Finding]:
     """Its socket is there and it is not: an ordinary state, unless it died."""
     unit, seen = facts.unit(DAEMON), facts.daemon
-    if unit is not None and (unit.active in {"failed", "activating"} or unit.result != "success"):
+    if unit is not None and (unit.active == "failed" or unit.result != "success"):
         last = f"; its last words: {seen.words[-1]}" if seen is not None and seen.words else ""
         message = f"it keeps failing ({unit.result}, status {unit.exit_status}){last}"
         fix = f"journalctl -b -n 50 -u {DAEMON}"

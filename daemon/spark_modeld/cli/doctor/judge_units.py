@@ -22,10 +22,11 @@ def units(facts: Facts) -> Iterator[Finding]:
         return
     found = [*_ours(facts), *_own(facts), *_competitors(facts)]
     yield from found
-    drops = sorted({drop for unit in facts.systemd.units.values() for drop in unit.drop_ins})
     if not found:
-        count = len(facts.systemd.units)
-        yield ok(area, f"{count} units are as they should be", f"With drop-ins: {', '.join(drops)}" if drops else "")
+        yield ok(area, f"{len(facts.systemd.units)} units are as they should be")
+    drops = sorted({drop for unit in facts.systemd.units.values() for drop in unit.drop_ins})
+    if drops:
+        yield ok(area, f"changed by drop-ins: {', '.join(drops)}")
 
 
 def _ours(facts: Facts) -> Iterator[Finding]:

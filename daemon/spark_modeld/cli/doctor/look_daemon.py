@@ -12,13 +12,15 @@ from spark_modeld.cli.failures import Failure
 
 _WORDS = 3
 _RUNS = frozenset({"active", "reloading", "deactivating"})
+_COMING_UP = {"ActiveState": "activating", "Result": "success"}
+"""For the first time: one that failed and is about to be started again has another result."""
 
 
 def daemon(setting: Setting) -> DaemonFacts:
     """Its status, or why there is none."""
-    states = run(*setting.systemctl.split(), "is-active", DAEMON, SOCKETS[0]).out.split()
-    service, socket = (*states, "", "")[:2]
-    if service not in _RUNS and socket == "active":
+    service, socket = _states(setting)
+    runs = service.get("ActiveState") in _RUNS or service == _COMING_UP
+    if not runs and socket.get("ActiveState") == "active":
         return DaemonFacts(words=_words(setting))
     client = Client(setting.socket, user=setting.per_user, seconds=SECONDS)
     try:
@@ -37,6 +39,16 @@ def tailscale() -> TailscaleFacts:
     """What its command says."""
     said = tailnet.ask(SECONDS)
     return TailscaleFacts(installed=said.installed, tailnet=said.tailnet, trouble=said.trouble)
+
+
+def _states(setting: Setting) -> tuple[dict[str, str], dict[str, str]]:
+    """Of the service and of its control socket; empty where systemd does not say."""
+    shown = run(*setting.systemctl.split(), "show", "--property=ActiveState,Result", DAEMON, SOCKETS[0])
+    blocks = [
+        dict(line.split("=", 1) for line in block.splitlines() if "=" in line) for block in shown.out.split("\n\n")
+    ]
+    service, socket = (*blocks, {}, {})[:2]
+    return service, socket
 
 
 def _errors(model: dict[str, Any]) -> tuple[str, ...]:
