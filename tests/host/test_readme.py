@@ -113,6 +113,7 @@ HOW: tuple[tuple[str, Here | Elsewhere | Not], ...] = (
     ("spark-modelctl status", Here(serving_qwen)),
     ("sudo spark-modelctl token add --scope inference laptop", Here(says=r"^smd_\w+$")),
     ('curl -H "Authorization: Bearer $TOKEN" -H', Here(says=f"I am {QWEN}")),
+    ("spark-modelctl connect openai --model qwen --token-stdin", Here()),
     ("spark-modelctl reload", Here(added("qwen3-32b-uncensored"))),
     ("spark-modelctl switch qwen3-32b-uncensored", Here(status=4)),
     ("spark-modelctl switch qwen3-32b-uncensored --force", Here(status=1)),
