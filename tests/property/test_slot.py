@@ -45,3 +45,20 @@ def test_a_bus_that_is_lost_while_a_side_model_is_admitted_does_not_forget_who_w
     world.read()
     world.calm_down()
     at_rest(world)
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_start_that_waits_for_room_ends_with_the_switch_it_belonged_to(stopped: bool) -> None:
+    """A start beside, superseded while it waits for room by a switch that is cancelled, is nobody's any more."""
+    world = World()
+    world.cancel()
+    world.demand("gamma", may_switch=True)
+    for _ in range(9):
+        world._once()
+    world.start_beside("beta", foreign=False)
+    if stopped:
+        world.foreign_stop("spark-model@gamma.service")
+    world.request("alpha", force=False)
+    world.cancel()
+    world.calm_down()
+    at_rest(world)

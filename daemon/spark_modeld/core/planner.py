@@ -227,7 +227,8 @@ class Planner:
     def move(self, now: Instant, begin: Callable[[Instant], bool]) -> bool:
         """One move towards the goal; False when there is nothing to do but wait. ``begin`` begins what demands want."""
         if self.tx is None:
-            return self._watch_occupant(now) or self._take_in(now) or begin(now) or self._reconcile(now)
+            ends = self._call_off(now) or self._watch_occupant(now)
+            return ends or self._take_in(now) or begin(now) or self._reconcile(now)
         match self.tx.stage:
             case Stage.ADMIT:
                 return False
@@ -235,6 +236,13 @@ class Planner:
                 return self._clear(self.tx, now)
             case Stage.RAISE:
                 return self._raise(self.tx, now)
+
+    def _call_off(self, now: Instant) -> bool:
+        """Ends what still waits for room for a switch that is over: superseded, say, by one that was cancelled."""
+        waiting = [m for m in self.house.slot_models() if self.house.lives[m].phase is Phase.RECLAIMING]
+        for model in waiting:
+            self.house.step(model, life_of.STOP_WANTED, now)
+        return bool(waiting)
 
     def _clear(self, tx: Transaction, now: Instant) -> bool:
         stuck = self.house.stuck()
