@@ -511,6 +511,8 @@ async def test_no_daemon(tmp_path: Path) -> None:
     as_json = await away("status", "--json")
     assert (as_json.code, as_json.json["code"]) == (3, "unreachable")
     del away.env["SPARK_MODELD_SOCKET"]
+    after = await away("status", "--json", "--socket", str(tmp_path / "nobody.sock"))
+    assert (after.code, after.json["code"]) == (3, "unreachable")
     as_user = await away("--user", "status", XDG_RUNTIME_DIR=str(tmp_path))
     assert as_user.code == 3
     assert f"{tmp_path}/spark-modeld/control.sock" in as_user.err

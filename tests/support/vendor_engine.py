@@ -67,7 +67,9 @@ class Vendor:
             if step != "refused":
                 self.listen()
             self.say(f"step {step}")
+            self.load(step, 1)
             self.hold(step)
+            self.load(step, 2)
             if step == STEPS[self.kind][0]:
                 self._fail_if_so()
         self.listen()
@@ -77,6 +79,12 @@ class Vendor:
 
     def say(self, text: str) -> None:
         print(f"{self.options.name}: {text}", flush=True)
+
+    def load(self, step: str, shards: int) -> None:
+        """What SGLang and vLLM say of their load: model_loader/weight_utils.py in both, its bar ending in a newline."""
+        if step == "refused" and self.kind in {"sglang", "vllm"}:
+            far = f"{50 * shards:3d}% Completed | {shards}/2 [00:0{shards}<00:01,  1.00it/s]"
+            print(f"Loading safetensors checkpoint shards: {far}", flush=True)
 
     def hold(self, what: str) -> None:
         while self.options.holds and os.path.exists(os.path.join(self.options.holds, what)):

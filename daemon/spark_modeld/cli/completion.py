@@ -67,4 +67,7 @@ def completion(context: click.Context, shell: str) -> None:
 
     kind = get_completion_class(shell)
     assert kind is not None
-    click.echo(kind(context.find_root().command, {}, PROGRAM, VARIABLE).source())
+    source = kind(context.find_root().command, {}, PROGRAM, VARIABLE).source()
+    # zsh keeps an autoloaded file as the function's body: from its second call on it would register itself again, and
+    # complete nothing.
+    click.echo(source.replace("$zsh_eval_context[-1] == loadautofunc", f"$funcstack[1] == _{PROGRAM}"))

@@ -73,6 +73,7 @@ def common(command: F) -> F:
 
 
 def _take(context: click.Context, parameter: click.Parameter, value: Any) -> None:
-    # Given once is given: the same option is on the group and on the command.
+    # Given once is given: the same option is on the group and on the command. The program's own object is the one that
+    # both have, also where nothing was given before the command's name.
     if value and parameter.name is not None:
-        setattr(context.ensure_object(Ctl), parameter.name, value)
+        setattr(context.find_root().ensure_object(Ctl), parameter.name, value)
