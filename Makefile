@@ -12,8 +12,8 @@ build: ## fetch and build the environment; the only step that needs the network
 install: ## as root: put everything onto this machine, or under DESTDIR; offline once built
 	@packaging/install
 
-deb: ## build the Debian package in dist/; TARGET=bookworm-amd64, noble-arm64, noble-amd64
-	@packaging/deb $(or $(TARGET),$(error TARGET= is one of bookworm-amd64, noble-arm64, noble-amd64))
+deb: ## build the Debian package in dist/; TARGET=bookworm-amd64, noble-arm64, noble-amd64: for another machine
+	@packaging/deb $(TARGET)
 
 wheel: ## build the wheel in dist/, for pipx: the daemon of a user of their own, without a package
 	@packaging/wheel
