@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
 import pytest
 from msgspec.structs import replace
@@ -21,21 +21,6 @@ pytestmark = pytest.mark.component
 
 BROKEN = Inspection(findings=(error("unfinished-download", "half of it is not there", "Fetch it again"),))
 ODD = Inspection(findings=(warning("custom-code", "it brings code", "Trust it"),))
-
-
-@pytest.fixture
-async def build() -> AsyncIterator[Callable[..., Outside]]:
-    built: list[Outside] = []
-
-    def make(**parts: object) -> Outside:
-        built.append(Outside(**parts))  # type: ignore[arg-type]
-        return built[-1]
-
-    yield make
-    async with asyncio.timeout(5):
-        for outside in built:
-            await outside.engine.shut_down()
-    assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
 import pytest
 
@@ -17,24 +17,6 @@ from support.fakes import GIB, MODELS, Hang, Outside, make_catalog, make_model, 
 pytestmark = pytest.mark.component
 
 WRONG = LadderRefused(Problem(Code.MODEL_FAILED, "The wrong model answers."))
-
-
-@pytest.fixture
-async def build() -> AsyncIterator[Callable[..., Outside]]:
-    """Builds outsides; afterwards nothing may be left of any: no task, no timer, no lease, nobody who waits."""
-    built: list[Outside] = []
-
-    def make(**parts: object) -> Outside:
-        built.append(Outside(**parts))  # type: ignore[arg-type]
-        return built[-1]
-
-    yield make
-    async with asyncio.timeout(5):
-        for outside in built:
-            await outside.engine.shut_down()
-            assert outside.clock.armed == 0
-            assert outside.engine.snapshot.queue == ()
-    assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
 @pytest.fixture

@@ -42,24 +42,6 @@ def short_deadlines(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-async def build() -> AsyncIterator[Callable[..., Outside]]:
-    """Builds outsides; afterwards each engine is shut down and nothing of it may be left."""
-    built: list[Outside] = []
-
-    def make(**parts: object) -> Outside:
-        built.append(Outside(**parts))  # type: ignore[arg-type]
-        return built[-1]
-
-    yield make
-    async with asyncio.timeout(5):
-        for outside in built:
-            await outside.engine.shut_down()
-            assert outside.systemd.closed
-            assert outside.clock.armed == 0
-    assert asyncio.all_tasks() == {asyncio.current_task()}
-
-
-@pytest.fixture
 async def outside(build: Callable[..., Outside]) -> Outside:
     """A booted engine over an empty slot."""
     made = build()

@@ -13,7 +13,7 @@ from subprocess import PIPE, STDOUT, Popen
 import pytest
 
 from support.serving import DAEMON, LARGE, SETTINGS, Events, Serving, Watch, await_that, unit
-from support.spark import SOURCE, SparkHost, quoted
+from support.spark import SOURCE, SparkHost, launch_entry
 from support.tiny_models import sentence_of
 
 pytestmark = pytest.mark.host
@@ -57,9 +57,7 @@ def vendor(model: str, kind: str, port: int, *switches: str, extra: str = "", wr
         *("/usr/bin/python3", "-I", "-S", f"{SOURCE}/tests/support/vendor_engine.py", f"--as={kind}"),
         *(f"--name={model}", f"--port={port}", f"--holds={HOLDS}/{model}", *switches),
     ]
-    words = ", ".join(map(quoted, command))
-    head = f'engine = "{kind}"\nurl = "http://127.0.0.1:{port}"\nmemory = "{LARGE}"\n{extra}\n'
-    return f"{head}[launch]\ncommand = [{words}]\n"
+    return launch_entry(kind, port, command, memory=LARGE, extra=extra)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import pytest
 from support.gb10 import Gb10
 from support.nvml import GIB, Process
 from support.serving import DAEMON, LARGE, Events, Serving, Watch, await_that, unit
-from support.spark import SOCKETS, SOURCE, SparkHost, quoted
+from support.spark import SOCKETS, SOURCE, SparkHost, launch_entry
 from support.tiny_models import sentence_of
 
 pytestmark = pytest.mark.host
@@ -52,9 +52,8 @@ def vllm(model: str, *switches: str, wrapper: str = "", extra: str = "") -> str:
     """The catalog entry of a vLLM that alice runs; ``wrapper`` is what starts it."""
     engine = engine_command(model, *switches)
     command = ["/bin/sh", "-c", f'{wrapper} "$@" & wait', "serve.sh", *engine] if wrapper else engine
-    head = f'engine = "vllm"\nurl = "http://127.0.0.1:{PORT}"\nmemory = "{LARGE}"\nuser = "alice"\n{extra}\n'
     environment = 'environment = { XDG_RUNTIME_DIR = "/run/user/UID" }'
-    return f"{head}[launch]\ncommand = [{', '.join(map(quoted, command))}]\n{environment}\n"
+    return launch_entry("vllm", PORT, command, memory=LARGE, extra=f'user = "alice"\n{extra}') + environment
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from subprocess import PIPE
 import pytest
 
 from support.serving import LARGE, SETTINGS, Events, Serving, Watch, unit
-from support.spark import SOURCE, SparkHost, quoted
+from support.spark import SOURCE, SparkHost, launch_entry
 
 pytestmark = pytest.mark.host
 
@@ -30,9 +30,7 @@ def sick_model(model: str) -> str:
         *("/usr/bin/python3", "-I", "-S", f"{SOURCE}/tests/support/sick_engine.py", f"--name={model}"),
         *(f"--port={port}", f"--style={style}", f"--ills={ILLS}/{model}"),
     ]
-    words = ", ".join(map(quoted, command))
-    head = f'engine = "{engine}"\nurl = "http://127.0.0.1:{port}"\nmemory = "{LARGE}"\n'
-    return f"{head}[launch]\ncommand = [{words}]\n"
+    return launch_entry(engine, port, command, memory=LARGE)
 
 
 @pytest.fixture(scope="module")

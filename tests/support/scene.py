@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from typing import Any
 
-from support.spark import SOCKETS, SOURCE, SparkHost, quoted
+from support.spark import SOCKETS, SOURCE, SparkHost, launch_entry
 from support.witness import DAEMON, Events, engines, unit, until
 
 HOLDS = "/run/holds"
@@ -29,18 +29,7 @@ def bad_model(model: str, *switches: str, port: int, extra: str = "", memory: st
         *("--name", model, "--port", str(port)),
         *("--hold-load", f"{HOLDS}/{model}-load", "--hold-stop", f"{HOLDS}/{model}-stop", *switches),
     ]
-    words = ", ".join(map(quoted, command))
-    return "\n".join(
-        [
-            'engine = "openai"',
-            f'url = "http://127.0.0.1:{port}"',
-            f"memory = {quoted(memory)}",
-            extra,
-            "[launch]",
-            f"command = [{words}]",
-            "",
-        ]
-    )
+    return launch_entry("openai", port, command, memory=memory, extra=extra)
 
 
 class Scene:

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from support.spark import SOURCE, SparkHost, quoted
+from support.spark import SOURCE, SparkHost, launch_entry
 from support.witness import (
     DAEMON,
     DEADLINE_SECONDS,
@@ -57,9 +57,7 @@ def bad_command(model: str, port: int, *switches: str) -> list[str]:
 
 def bad_model(model: str, port: int, *switches: str, memory: str = LARGE, extra: str = "") -> str:
     """The catalog entry of a bad engine. ``extra`` are further lines before ``[launch]``."""
-    words = ", ".join(map(quoted, bad_command(model, port, *switches)))
-    head = ['engine = "openai"', f'url = "http://127.0.0.1:{port}"', f"memory = {quoted(memory)}"]
-    return "\n".join([*head, extra, "[launch]", f"command = [{words}]", ""])
+    return launch_entry("openai", port, bad_command(model, port, *switches), memory=memory, extra=extra)
 
 
 class Serving:

@@ -56,6 +56,14 @@ def quoted(value: str) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
+def launch_entry(engine: str, port: int, command: list[str], *, memory: str | None = None, extra: str = "") -> str:
+    """The catalog entry of an engine that a command runs. ``extra`` are further lines before ``[launch]``."""
+    lines = [f'engine = "{engine}"', f'url = "http://127.0.0.1:{port}"']
+    lines += [f"memory = {quoted(memory)}"] if memory else []
+    words = ", ".join(map(quoted, command))
+    return "\n".join([*lines, extra, "[launch]", f"command = [{words}]", ""])
+
+
 def llama_model(
     model: str, *, port: int, gguf: str, memory: str | None = None, role: str | None = None, extra: str = ""
 ) -> str:
@@ -64,11 +72,8 @@ def llama_model(
         *("/opt/llama/llama-server", "--model", gguf, "--alias", model, "--host", "127.0.0.1", "--port", str(port)),
         *("--device", "none", "--threads", "1", "--parallel", "1", "--ctx-size", "2048", "--no-webui"),
     ]
-    lines = ['engine = "llama-server"', f'url = "http://127.0.0.1:{port}"', f"path = {quoted(gguf)}"]
-    lines += [f"memory = {quoted(memory)}"] if memory else []
-    lines += [f"role = {quoted(role)}"] if role else []
-    words = ", ".join(map(quoted, command))
-    return "\n".join([*lines, extra, "[launch]", f"command = [{words}]", ""])
+    lines = [f"path = {quoted(gguf)}", *([f"role = {quoted(role)}"] if role else []), extra]
+    return launch_entry("llama-server", port, command, memory=memory, extra="\n".join(lines))
 
 
 class Unix(http.client.HTTPConnection):

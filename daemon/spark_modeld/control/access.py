@@ -6,17 +6,16 @@ talked into it. So the port also wants a loopback Host and no foreign Origin.
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 import struct
 from collections.abc import Set
 from typing import Protocol
-from urllib.parse import urlsplit
 
 from aiohttp import web
 from msgspec import Struct
 
 from spark_modeld.core.errors import Code, SparkError, refuse
+from spark_modeld.core.loopback import names_loopback
 
 _UCRED = struct.Struct("3i")
 _SAFE_METHODS = frozenset({"GET", "HEAD"})
@@ -85,7 +84,7 @@ class TokenAccess:
     def screen(self, request: web.BaseRequest) -> None:
         """Refuses another Host than loopback (DNS rebinding) and another Origin than ours (a foreign page)."""
         hosts = request.headers.getall("Host", [])
-        if len(hosts) != 1 or not _is_loopback(hosts[0]):
+        if len(hosts) != 1 or not names_loopback(hosts[0]):
             raise refuse(
                 Code.NOT_AUTHORIZED,
                 "This port answers only to a loopback Host, such as 127.0.0.1 or localhost.",
@@ -123,22 +122,6 @@ def _unauthorized(what: str) -> SparkError:
 
 def _refuse_foreign(hosts: list[str], origins: list[str]) -> None:
     """Refuses pages of other origins, and those of ours under a name that is not loopback's."""
-    ours = {f"http://{host}".lower() for host in hosts if _is_loopback(host)}
+    ours = {f"http://{host}".lower() for host in hosts if names_loopback(host)}
     if not ours.issuperset(origin.lower() for origin in origins):
         raise refuse(Code.NOT_AUTHORIZED, "A page of another origin may not call this port.", http_status=403)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        parts = urlsplit(f"//{host}")
-        name, _ = parts.hostname, parts.port
-    except ValueError:
-        return False
-    if name is None or parts.netloc != host or parts.username is not None:
-        return False
-    if name == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False

@@ -6,13 +6,12 @@ the failures of another: only the answers to wrong tokens are bounded in rate.
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable, Set
 from typing import Protocol
-from urllib.parse import urlsplit
 
 from msgspec import Struct, field
 
+from spark_modeld.core.loopback import names_loopback
 from spark_modeld.core.model import Model
 from spark_modeld.gateway.heads import Request
 from spark_modeld.gateway.refusals import Refused, refused
@@ -164,17 +163,4 @@ def _unauthorized(message: str) -> Refused:
 
 
 def _is_loopback(host: bytes) -> bool:
-    text = host.decode("latin-1")
-    try:
-        parts = urlsplit(f"//{text}")
-        name, _ = parts.hostname, parts.port
-    except ValueError:
-        return False
-    if name is None or parts.netloc != text or parts.username is not None:
-        return False
-    if name == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
+    return names_loopback(host.decode("latin-1"))

@@ -27,49 +27,37 @@ def program(model: Model, who: Account) -> Iterator[Finding]:
 def _command(model: str, command: tuple[str, ...], search: str, who: Account) -> Iterator[Finding]:
     name, key = command[0], f"launch.command in models.d/{model}.toml"
     if "/" in name:
-        yield from _executable(Path(name), key, who)
+        yield from _usable(Path(name), EXECUTE, key, who)
     elif not any(walk(who, Path(folder) / name, EXECUTE).outcome is not Outcome.ABSENT for folder in search.split(":")):
         yield error(
             "command-not-found", f"{name} is in none of {search}", f"Name it with its whole path, or install it: {key}"
         )
     if name.rpartition("/")[2] in _SHELLS and len(command) > 1 and command[1].startswith("/"):
-        yield from _there(Path(command[1]), key, who)
+        yield from _usable(Path(command[1]), READ, key, who)
 
 
-def _executable(path: Path, key: str, who: Account) -> Iterator[Finding]:
+def _usable(path: Path, want: int, key: str, who: Account) -> Iterator[Finding]:
+    """What speaks against this user's executing, or reading, the file that ``key`` names."""
     if hidden(str(path)):
         return
-    found = walk(who, path, EXECUTE)
+    found = walk(who, path, want)
     if found.outcome is Outcome.ABSENT:
         yield error("command-not-found", f"{path} is not there ({found.where} does not exist)", f"Correct {key}")
     elif found.outcome is Outcome.DENIED:
-        yield error(
-            "command-not-executable",
-            f"{who.name}, who runs the model, may not execute {path}: {found.where} has {found.why}",
-            f"`chmod +x {path}`" if found.where == path else f"Let {who.name} through {found.where}",
-        )
-    elif found.outcome is Outcome.ALLOWED and path.is_dir():
+        verb, hint = "read", f"Let {who.name} read it"
+        if want == EXECUTE:
+            verb = "execute"
+            hint = f"`chmod +x {path}`" if found.where == path else f"Let {who.name} through {found.where}"
+        why = f"{who.name}, who runs the model, may not {verb} {path}: {found.where} has {found.why}"
+        yield error("command-not-executable", why, hint)
+    elif want == EXECUTE and found.outcome is Outcome.ALLOWED and path.is_dir():
         yield error("command-not-executable", f"{path} is a folder", f"Correct {key}")
-
-
-def _there(path: Path, key: str, who: Account) -> Iterator[Finding]:
-    if hidden(str(path)):
-        return
-    found = walk(who, path, READ)
-    if found.outcome is Outcome.ABSENT:
-        yield error("command-not-found", f"{path} is not there ({found.where} does not exist)", f"Correct {key}")
-    elif found.outcome is Outcome.DENIED:
-        yield error(
-            "command-not-executable",
-            f"{who.name}, who runs the model, may not read {path}: {found.where} has {found.why}",
-            f"Let {who.name} read it",
-        )
 
 
 def _start_script(model: str, script: str, who: Account) -> Iterator[Finding]:
     path = Path(script)
     key = f"container.start_script in models.d/{model}.toml"
-    yield from _there(path, key, who)
+    yield from _usable(path, READ, key, who)
     other = None if hidden(script) else writers(path, frozenset({0, who.uid}))
     if other is not None:
         yield error(
