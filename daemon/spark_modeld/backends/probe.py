@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
+import os
 import socket
 import ssl
 from collections.abc import Sequence
@@ -64,6 +66,7 @@ class Probe:
         parts = urlsplit(url)
         self._host = parts.hostname or "127.0.0.1"
         self._port = parts.port or (443 if parts.scheme == "https" else 80)
+        self._literal = _literal(self._host, self._port)
         # No redirect is followed and no proxy read from the environment: the engine is where the model says.
         headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
         self._session = aiohttp.ClientSession(
@@ -85,8 +88,9 @@ class Probe:
     async def connect(self) -> str | None:
         """Connects and hangs up. None if something listens, else why not ("" for refused)."""
         try:
-            async with asyncio.timeout(CONNECT_SECONDS):
-                await self._connect()
+            if not self._connected_at_once():
+                async with asyncio.timeout(CONNECT_SECONDS):
+                    await self._connect()
         except ConnectionRefusedError:
             return ""
         except TimeoutError:
@@ -95,10 +99,30 @@ class Probe:
             return error.strerror or type(error).__name__
         return None
 
+    def _connected_at_once(self) -> bool:
+        """Whether something listens at a literal address. OSError if not, False where that takes time to tell.
+
+        This machine's own addresses tell at once, for a quarter of what the loop's connection and its deadline cost.
+        """
+        for family, kind, _, _, address in self._literal:
+            with socket.socket(family, kind | socket.SOCK_NONBLOCK) as sock:
+                failed = sock.connect_ex(address)
+                if failed == errno.EINPROGRESS:
+                    # Sent; what this machine answers itself is there already, and told by asking again.
+                    failed = sock.connect_ex(address)
+                if failed == errno.EALREADY:
+                    return False
+                if failed:
+                    raise OSError(failed, os.strerror(failed))
+                if sock.getsockname() == sock.getpeername():
+                    raise ConnectionRefusedError  # see ``_connect``
+                return True
+        return False
+
     async def _connect(self) -> None:
         loop = asyncio.get_running_loop()
         failure = OSError("no address")
-        for family, kind, _, _, address in await _addresses(self._host, self._port):
+        for family, kind, _, _, address in self._literal or await _resolved(self._host, self._port):
             with socket.socket(family, kind) as sock:
                 sock.setblocking(False)
                 try:
@@ -136,12 +160,16 @@ class Probe:
             return Answer(0, silence="no HTTP" if isinstance(error, aiohttp.ClientResponseError) else "it hung up")
 
 
-async def _addresses(host: str, port: int) -> Sequence[_Address]:
-    """Where ``host`` is. A literal is looked at on the spot; only a name is worth the resolver's thread."""
+def _literal(host: str, port: int) -> Sequence[_Address]:
+    """Where a literal address is; nothing for a name."""
     try:
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     except socket.gaierror:
-        return await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        return ()
+
+
+async def _resolved(host: str, port: int) -> Sequence[_Address]:
+    return await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
 from msgspec import Struct
 
 from spark_modeld.core.model import HugePages
+
+_LINE = re.compile(
+    r"^[ \t]*(MemTotal|MemAvailable|MemFree|HugePages_Total|HugePages_Free|Hugepagesize)[ \t]*:[ \t]*(\d+)"
+    r"(?:[ \t]+(kB))?[ \t]*$",
+    re.M | re.A,
+)
 
 
 class MemInfo(Struct, frozen=True, kw_only=True):
@@ -48,12 +56,7 @@ def gib(size_bytes: int) -> str:
 
 def parse_meminfo(text: str) -> MemInfo:
     """Parses /proc/meminfo. ValueError when MemTotal, MemAvailable or MemFree is missing or no number."""
-    values: dict[str, int] = {}
-    for line in text.splitlines():
-        key, colon, rest = line.partition(":")
-        words = rest.split()
-        if colon and words and words[0].isdecimal():
-            values[key.strip()] = int(words[0]) * (1024 if words[1:] == ["kB"] else 1)
+    values = {key: int(number) * (1024 if unit else 1) for key, number, unit in _LINE.findall(text)}
     try:
         return MemInfo(
             total=values["MemTotal"],
