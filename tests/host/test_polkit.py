@@ -42,6 +42,12 @@ def test_the_daemon_may_start_stop_kill_and_reset_models(host: SparkHost) -> Non
     assert not refused(call(host, "spark-modeld", "ResetFailedUnit", "s", unit))
 
 
+def test_the_daemon_may_have_models_kept_loaded_and_nothing_else(host: SparkHost) -> None:
+    assert call(host, "spark-modeld", "RefUnit", "s", "spark-model@alpha.service") == ""
+    for other in ("neighbour.service", "spark-model-sweep@alpha.service", "dbus.service"):
+        assert refused(call(host, "spark-modeld", "RefUnit", "s", other)), other
+
+
 def test_the_daemon_may_have_swept_what_escaped_and_has_no_say_in_it(host: SparkHost) -> None:
     sweep = "spark-model-sweep@alpha.service"
     assert call(host, "spark-modeld", "StartUnit", "ss", sweep, "replace") == ""

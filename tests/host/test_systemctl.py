@@ -266,6 +266,21 @@ def test_a_stop_by_systemctl_of_a_model_being_switched_to(serving: Serving) -> N
     assert (serving.active("alpha"), serving.active("slow")) == ("inactive", "inactive")
 
 
+def test_what_changes_in_a_units_files_holds_from_its_next_switch_on_without_a_reload(serving: Serving) -> None:
+    serving.serve("alpha")
+    serving.serve("beta")
+    loaded = serving.host.run("systemctl", "list-units", "--all", "--plain", "--no-legend", unit("alpha")).stdout
+    assert "inactive" in loaded, "systemd has forgotten the unit"
+    drop_in = f"/run/systemd/system/{unit('alpha')}.d/changed.conf"
+    serving.host.write(drop_in, "[Service]\nEnvironment=CHANGED=yes\n")
+    serving.serve("alpha")
+    assert "CHANGED=yes" in serving.host.show(unit("alpha"), "Environment")
+    serving.host.path(drop_in).unlink()
+    serving.serve("beta")
+    serving.serve("alpha")
+    assert "CHANGED=yes" not in serving.host.show(unit("alpha"), "Environment")
+
+
 def test_a_bus_that_the_daemon_itself_starts(serving: Serving) -> None:
     """As after a boot at which nobody has used the bus yet: systemd comes to it a moment after the daemon."""
     host = serving.host

@@ -24,6 +24,8 @@ XML = f"""<node>
   <method name="Reload"/>
   <method name="LoadUnit">{IN}<arg type="o" direction="out"/></method>
   <method name="ResetFailedUnit">{IN}</method>
+  <method name="RefUnit">{IN}</method>
+  <method name="UnrefUnit">{IN}</method>
   <method name="StartUnit">{IN}{IN}<arg type="o" direction="out"/></method>
   <method name="StopUnit">{IN}{IN}<arg type="o" direction="out"/></method>
   <method name="KillUnit">{IN}{IN}<arg type="i" direction="in"/></method>

@@ -132,6 +132,7 @@ class Manager:
         if era is not None and (known := self._book.find(unit, era)) is not None:
             return known
         question = Question(unit, era, await self._unit_folders(era), asked_ns)
+        self._in_thread(self._let_go, unit)
         reply = await self._ask(lambda session, done: session.ask("LoadUnit", "(s)", (unit,), done))
         if not isinstance(reply, BusError):
             path, names = str(reply[0]), (*FACT_PROPERTIES, *FILE_PROPERTIES)
@@ -144,6 +145,11 @@ class Manager:
         if failure is CallFailure.UNCLEAR:
             raise refuse(Code.BUS_LOST, f"systemd did not say what it knows of {unit}: {reply.message}")
         return UnitFacts(load="not-found" if failure is CallFailure.NO_SUCH_UNIT else "error")
+
+    def _let_go(self, unit: str) -> None:
+        """In the GLib thread. What is read next has to be the unit's files as they are now."""
+        if self._connector.session is not None:
+            self._connector.session.let_go(unit)
 
     async def _unit_folders(self, era: object) -> tuple[str, ...]:
         """Where systemd looks for units, asked once an era."""

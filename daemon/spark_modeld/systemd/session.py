@@ -19,6 +19,7 @@ from spark_modeld.ports import (
     UnitChanged,
 )
 from spark_modeld.systemd.glib_thread import BusError, Call, Cancel, Done, Link, Reply
+from spark_modeld.systemd.keeping import Kept
 from spark_modeld.systemd.translate import NO_SUCH_PROCESS, NO_SUCH_UNIT, STATUS_PROPERTIES, call_failure
 from spark_modeld.systemd.watch import Changed, Watch
 
@@ -49,6 +50,7 @@ class Session:
         self._report = report
         self._failed = failed
         self._watch = Watch(self, self._told)
+        self._kept = Kept(self.call)
         self._subscriptions: list[Cancel] = []
         self._owed: dict[object, Done] = {}
         self._held: list[BusReport] = []
@@ -86,11 +88,16 @@ class Session:
     def watch(self, units: frozenset[str]) -> None:
         """Replaces the set of units watched."""
         self._watch.replace(units)
+        self._kept.only(units)
         self._settle()
 
     def look(self, unit: str) -> None:
         """Reads a watched unit again."""
         self._watch.look(unit)
+
+    def let_go(self, unit: str) -> None:
+        """What systemd knows of the unit's files may be old: once it is down, it may forget it."""
+        self._kept.let_go(unit)
 
     def start(self, unit: str, token: int, *, reset: bool) -> None:
         """ResetFailedUnit, then StartUnit: a connection keeps their order, so the first is not waited for."""
@@ -163,6 +170,8 @@ class Session:
                 self._call_failed(token, reply)
             else:
                 self._report(JobQueued(token, str(reply[0])))
+                if member == "StartUnit":
+                    self._kept.keep(unit)
             self._release()
 
         self._asked[unit] += 1
