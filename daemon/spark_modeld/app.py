@@ -38,6 +38,7 @@ from spark_modeld.metrics import Metrics
 from spark_modeld.ports import Outside
 from spark_modeld.remains import Brands, HostRemains
 from spark_modeld.state import StateFile
+from spark_modeld.status_line import StatusLine
 from spark_modeld.systemd import notify, sockets
 from spark_modeld.systemd.journal import Journalctl
 from spark_modeld.systemd.manager import Manager
@@ -134,11 +135,12 @@ class Daemon:
         gateway, doors = self._open_gateway()
         self._whereabouts.gateway = doors.addresses
         listeners = self._listeners()
-        self._engine.listen(_tell_status)
+        status_line = StatusLine(notify.status)
+        self._engine.listen(status_line.follow)
         # Whoever connects from here on is answered. aiohttp is a third of the whole start: systemd, and what it has
         # waiting for this daemon, need not wait for that as well.
         notify.ready()
-        _tell_status(self._engine.snapshot)
+        status_line.follow(self._engine.snapshot)
         runner = await self._serve(listeners)
         if not self._stop.is_set():
             self._engine.open()
@@ -289,20 +291,6 @@ def _import_aiohttp() -> None:
     """Everything that needs it, ``lean`` first."""
     for name in ("lean", "control.server", "backends.climb"):
         import_module(f"spark_modeld.{name}")
-
-
-def _tell_status(snapshot: Snapshot) -> None:
-    if snapshot.config_problem:
-        text = "configuration is not valid; no model is touched"
-    elif snapshot.bus != "connected":
-        text = "system bus lost"
-    elif snapshot.slot_model:
-        text = f"{snapshot.slot_model}: {snapshot.slot_phase}"
-    else:
-        text = "slot empty"
-    if snapshot.switch and snapshot.switch.model != snapshot.slot_model:
-        text += f"; switching to {snapshot.switch.model or 'nothing'}: {snapshot.switch.phase}"
-    notify.status(text)
 
 
 def _address(sock: socket.socket) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from spark_modeld.core.admission import gib, strangers
 from spark_modeld.core.errors import Problem
 from spark_modeld.core.finding import notable
+from spark_modeld.core.fits import Fits
 from spark_modeld.core.guard import GuardState, Notice
 from spark_modeld.core.model import Instant, Reading, Switch
 from spark_modeld.core.outlook import Outlook
@@ -39,6 +40,7 @@ def snapshot_of(
     planner, house = slot.planner, slot.house
     # Before anybody has decided, the default belongs in the slot.
     desired = house.catalog.settings.slot.default if planner.desired is None else planner.desired
+    fits = Fits(house, house.reading) if house.reading else None
     return Snapshot(
         slot_phase=life.phase if life else None,
         slot_model=name if life else None,
@@ -49,7 +51,7 @@ def snapshot_of(
         switch=slot.switch,
         outlook=outlook,
         queue=tuple(Waiting(model=m, waiters=n, since=since.wall) for m, n, since in slot.waiting()),
-        models={m: _model_state(slot, m, progress.get(m)) for m in house.catalog.models if m in house.lives},
+        models={m: _model_state(slot, m, progress.get(m), fits) for m in house.catalog.models if m in house.lives},
         reading=house.reading,
         guard=slot.warden.state,
         bus="connected" if slot.connected else "lost",
@@ -66,17 +68,17 @@ def _in_words(problem: Problem) -> str:
     return f"{problem.detail} {reading['message']}" if reading else problem.detail
 
 
-def _model_state(slot: Slot, model: str, progress: Progress | None) -> ModelState:
+def _model_state(slot: Slot, model: str, progress: Progress | None, fits: Fits | None) -> ModelState:
     house = slot.house
     life = house.lives[model]
-    refusal = slot.fit(model, house.reading) if house.reading else None
+    refusal = fits.of(model) if fits else None
     return ModelState(
         model=house.models[model],
         phase=life.phase,
         since=life.since.wall,
         footprint=house.footprint(model),
         large=house.large(model),
-        fits=refusal is None if house.reading else None,
+        fits=refusal is None if fits else None,
         fit_reason=refusal.detail if refusal else None,
         default=house.catalog.settings.slot.default == model,
         in_flight=house.leases.get(model, 0),

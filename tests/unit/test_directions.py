@@ -78,6 +78,7 @@ MAY_IMPORT = {
     "clock": {"core", "ports"},
     "logs": set(),
     "arguments": set(),
+    "status_line": {"face"},
     "paths": set(),
     "lean": set(),
     "durable": set(),

@@ -111,17 +111,37 @@ class House:
 
         With ``wait`` also when those that are gone have given back the rest of theirs.
         """
-        leaving = tuple(leaving)
+        return self.weigh(
+            model,
+            reading,
+            leaving=self.holders(leaving, reading),
+            staying=self.holders(staying, reading),
+            force=force,
+            wait=wait,
+        )
+
+    def weigh(
+        self,
+        model: str,
+        reading: Reading,
+        *,
+        leaving: tuple[Holder, ...] = (),
+        staying: tuple[Holder, ...],
+        force: bool = False,
+        wait: bool = False,
+    ) -> Problem | None:
+        """``admit`` for whoever knows already what those hold."""
         returning = self.accounts.returning
+        without = {holder.model for holder in leaving}
         return admit(
             model,
             self.footprint(model),
             reading,
             self.catalog.settings.memory,
-            leaving=self.holders(leaving, reading),
-            staying=self.holders(staying, reading),
+            leaving=leaving,
+            staying=staying,
             force=force,
-            coming=returning.total(reading.available, without=leaving) if wait else 0,
+            coming=returning.total(reading.available, without=without) if wait else 0,
             debts=returning.shown(reading.available),
         )
 

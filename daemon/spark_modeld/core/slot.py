@@ -17,6 +17,7 @@ from spark_modeld.core.appraisal import Inspection, objection
 from spark_modeld.core.desk import Desk
 from spark_modeld.core.effects import Effects, Save, Verdict, Wake
 from spark_modeld.core.errors import Code, Problem, SparkError, refuse
+from spark_modeld.core.fits import Fits
 from spark_modeld.core.house import House
 from spark_modeld.core.lifecycle import Life, LifeEvent
 from spark_modeld.core.model import (
@@ -79,11 +80,7 @@ class Slot:
 
     def fit(self, model: str, reading: Reading) -> Problem | None:
         """Advisory: what a switch to (or, for a side model, a start of) this model would be told now."""
-        if self.house.lives[model].alive:
-            return None
-        if self.house.models[model].role is Role.SIDE:
-            return self.house.admit(model, reading, staying=self.house.alive(model))
-        return self.house.admit(model, reading, leaving=self.house.others(model), staying=self.house.sides())
+        return Fits(self.house, reading).of(model)
 
     def shown(self) -> tuple[str | None, Life | None]:
         """The model that the slot shows and its life: the occupant while it lives, else what is being raised."""
