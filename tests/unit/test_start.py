@@ -67,3 +67,15 @@ def test_few_modules_are_imported_before_ready(imported: dict[str, list[str]]) -
 def test_values_are_no_dataclasses(imported: dict[str, list[str]]) -> None:
     """Each is compiled anew at every start, which takes 0.8 ms; make it a frozen ``msgspec.Struct``."""
     assert len(imported["dataclasses"]) <= DATACLASSES, imported["dataclasses"]
+
+
+def test_the_command_imports_little() -> None:
+    """Whoever types it waits for it: half of it is the interpreter and click."""
+    code = "import sys; from spark_modeld.cli.main import main; print(*sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": str(DAEMON)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True, timeout=60
+    )
+    imported = set(done.stdout.split())
+    assert imported.isdisjoint({"aiohttp", "asyncio", "dataclasses", "msgspec", "structlog", "spark_modeld.core.model"})
+    assert len(imported) < 200

@@ -8,9 +8,7 @@ import select
 import socket
 import time
 from collections.abc import Iterator
-from typing import Any
-
-from msgspec import Struct
+from typing import Any, NamedTuple
 
 from spark_modeld.cli.failures import FAILED, TIMED_OUT, UNREACHABLE, Failure, local, refused
 
@@ -19,7 +17,7 @@ _AWAY_SECONDS = 30.0
 _RETRY_SECONDS = 0.2
 
 
-class Event(Struct, frozen=True):
+class Event(NamedTuple):
     """One server-sent event; ``kind`` is empty for a heartbeat."""
 
     id: int

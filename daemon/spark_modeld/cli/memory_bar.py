@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from string import ascii_lowercase
-from typing import Any
-
-from msgspec import Struct
+from typing import Any, NamedTuple
 
 from spark_modeld.cli.text import clean, fit, is_unicode, paint, size, unit_name, width
 
@@ -15,7 +13,7 @@ _LEAST_COLUMNS, _MOST_COLUMNS = 10, 100
 _COLOURS = ("cyan", "green")
 
 
-class _Part(Struct, frozen=True):
+class _Part(NamedTuple):
     """One stretch of the bar and its line below it, in bytes."""
 
     mark: str
