@@ -23,7 +23,7 @@ pytestmark = pytest.mark.unit
 
 UNIT = "spark-model@alpha.service"
 RUN = "0123456789abcdef0123456789abcdef"
-BRAND = (1 << 62) + 4711
+BRAND = (1 << 62) + os.getpid()  # whoever else runs these tests here has another one
 SLEEP = ("sleep", "1000")
 
 
@@ -89,7 +89,9 @@ def test_who_carries_the_brand_is_ended_and_told(stage: Stage, capsys: pytest.Ca
 
 @pytest.mark.usefixtures("_impatient")
 def test_who_ignores_a_sigterm_is_killed(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
-    child = stage.child("sh", "-c", "trap '' TERM; while :; do sleep 1000; done")
+    deaf = stage.reports / "deaf"
+    child = stage.child("sh", "-c", f"trap '' TERM; : >{deaf}; while :; do sleep 1000; done")
+    iter_until_found(lambda: list(stage.reports.glob("deaf")), 1)
     assert end() == []
     assert child.wait(10) == -signal.SIGKILL
     said = capsys.readouterr().out
@@ -104,8 +106,8 @@ def test_neither_a_session_nor_an_empty_environment_nor_a_double_fork_hides_a_pr
     assert carriers(Brand(BRAND, os.getuid())) == []
 
 
-def iter_until_found(look: Any, count: int) -> list[int]:
-    """The PIDs, once there are so many, newest first."""
+def iter_until_found(look: Any, count: int) -> list[Any]:
+    """What it finds (PIDs, say), once there is so much, the last first."""
     deadline = time.monotonic() + 10
     while len(found := look()) < count:
         assert time.monotonic() < deadline, found
