@@ -20,6 +20,8 @@ from spark_modeld.systemd.glib_thread import BusError, Done, GLibThread, Reply
 from spark_modeld.systemd.session import MANAGER_PATH, Session
 from spark_modeld.systemd.translate import FACT_PROPERTIES, NO_SUCH_UNIT, call_failure, unit_facts
 
+# Longer than the 15 s that polkit gives a rule: on a busy machine, polkit 122 was seen to answer after just that.
+_TIMEOUT_SECONDS = 20.0
 _NOT_CONNECTED = BusError(None, "not connected to systemd")
 
 
@@ -36,7 +38,7 @@ class Manager:
         *,
         user: bool = False,
         address: str | None = None,
-        timeout: float = 10.0,
+        timeout: float = _TIMEOUT_SECONDS,
         reconnect_delays: Sequence[float] = (0.0, 0.03, 0.1, 0.3, 1.0, 2.0),
     ) -> None:
         self._thread = GLibThread()
