@@ -31,6 +31,7 @@ _PARTS: Mapping[str, Callable[[], list[str]]] = {
         sources.common_options,
         sources.exit_status,
         sources.problem_codes,
+        sources.json_shapes,
         sources.settings_keys,
         sources.model_keys,
         sources.metrics,

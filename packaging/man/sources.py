@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
+import textwrap
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import click
@@ -21,6 +24,8 @@ from spark_modeld.face import Snapshot
 from spark_modeld.gateway.tally import Tally
 from spark_modeld.metrics import Counter, Gauge, Histogram, Metrics
 
+_SHAPES = Path(__file__).with_name("json-shapes.json")
+_WIDTH = 66
 _WORDS = re.compile(r"(--?[A-Za-z][A-Za-z-]*)")
 
 
@@ -64,6 +69,14 @@ def problem_codes() -> list[str]:
     return roff.table(rows, ("code", "HTTP", "exit", "meaning"))
 
 
+def json_shapes() -> list[str]:
+    """What each command prints with --json; those shapes first that others name."""
+    shapes: dict[str, Any] = json.loads(_SHAPES.read_text(encoding="utf-8"))
+    named: dict[str, Any] = shapes.pop("")
+    lines = [line for name, shape in named.items() for line in _shape(f"@{name}", shape)]
+    return [*lines, *(line for command, shape in shapes.items() for line in _shape(command, shape))]
+
+
 def settings_keys() -> list[str]:
     """Every key of spark-modeld.toml."""
     return _keys(SETTINGS)
@@ -85,6 +98,13 @@ def metrics() -> list[str]:
         labels = "{" + ", ".join(metric.labels) + "}" if metric.labels else ""
         lines += roff.item(f"{roff.bold(metric.name)}{roff.escaped(labels)}", f"{metric.help}.")
     return lines
+
+
+def _shape(name: str, shape: Any) -> list[str]:
+    # Without the quotes of JSON, which say nothing here.
+    text = json.dumps(shape).replace('"', "")
+    wrapped = textwrap.fill(text, _WIDTH, break_long_words=False, break_on_hyphens=False)
+    return [".TP", roff.bold(name), ".EX", *map(roff.escaped, wrapped.splitlines()), ".EE"]
 
 
 def _every(group: click.Group, context: click.Context) -> Iterator[tuple[click.Command, click.Context]]:

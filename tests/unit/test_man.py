@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -114,6 +115,14 @@ def test_every_exit_status_is_there(pages: Path) -> None:
     for code in Code:
         problem = Problem(code, "")
         assert rows[str(code)] == (str(problem.status), str(problem.exit_code))
+
+
+def test_every_shape_of_json_is_there(pages: Path) -> None:
+    told = sections(rendered(pages / "spark-modelctl.1"))["JSON"]
+    shapes = json.loads((ROOT / "packaging/man/json-shapes.json").read_text())
+    for name in (*(f"@{named}" for named in shapes.pop("")), *shapes):
+        assert re.search(rf"^ {{7}}{re.escape(name)}(?: |$)", told, re.MULTILINE), name
+    assert "outcome: string?" in " ".join(told.split())
 
 
 @pytest.mark.parametrize(("name", "table"), [("spark-modeld.toml.5", SETTINGS), ("spark-model.5", MODEL)])
