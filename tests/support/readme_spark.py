@@ -11,7 +11,7 @@ from support.checkpoints import NVFP4, QWEN3_32B, write
 from support.front import add_token
 from support.gb10 import Gb10
 from support.nvml import GIB, Process
-from support.serving import Serving
+from support.serving import Serving, await_that
 from support.spark import SOURCE, SparkHost
 
 ME = "me"
@@ -76,6 +76,14 @@ class ReadmeSpark:
             processes.append(Process(int(self.host.show("notebook.service", "MainPID")), notebook * GIB))
         self.gb10.nvml.processes(processes)
         self.gb10.available(available * GIB)
+        if processes:
+            # A daemon that has just begun, or a slow machine, has the driver's answer a little later.
+            await_that(lambda: self._seen() == available * GIB, "the daemon to see it")
+
+    def _seen(self) -> int | None:
+        """What is available by a reading in which the driver has answered."""
+        reading = self.host.api("GET", "/api/memory")[1]
+        return int(reading["available"]) if reading["processes"] and not reading["stale"] else None
 
 
 @contextlib.contextmanager
