@@ -296,6 +296,31 @@ def test_text_for_people(page: Page) -> None:
     assert counted == ["1 request", "2 requests", "2 replies"]
 
 
+def test_a_page_that_nobody_sees_lets_go_and_comes_back(page: Page) -> None:
+    page.until("document.getElementById('token')", "the page")
+    said = page.evaluate("""import('/dashboard/live.js').then(async ({ Live }) => {
+      const said = [];
+      let heard, hears = new Promise((resolve) => { heard = resolve; });
+      const open = async (path, signal) => new Response(new ReadableStream({ start: (stream) => {
+        said.push(path);
+        signal.addEventListener('abort', () => { said.push('let go'); stream.error(signal.reason); });
+      } }));
+      const connected = async () => { said.push('connected'); heard(); };
+      const live = new Live({ hasToken: true, open }, { connected, away: () => said.push('away') });
+      live.run();
+      await hears;
+      live.hide(false);
+      live.hide(true);
+      hears = new Promise((resolve) => { heard = resolve; });
+      live.hide(false);
+      await hears;
+      live.hide(true);
+      return said;
+    })""")
+    once = ["api/events", "connected", "let go"]
+    assert said == [*once, *once]
+
+
 @pytest.mark.parametrize("width", [360, 768, 1600])
 def test_it_fits_every_window(play: Play, dashboard: Dashboard, width: int) -> None:
     page = dashboard.page

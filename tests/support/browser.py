@@ -47,6 +47,22 @@ _UNTIL = """new Promise((resolve) => {
   look();
 })"""
 
+# The middle of an element that has come to rest there, with nothing before it.
+_PLACE = """new Promise((resolve) => {
+  let before = null;
+  const look = () => {
+    const it = %s;
+    it?.scrollIntoView({ block: 'center', behavior: 'instant' });
+    const box = it?.getBoundingClientRect();
+    const place = box && { x: box.x + box.width / 2, y: box.y + box.height / 2 };
+    const still = place && before && place.x === before.x && place.y === before.y;
+    if (still && it.contains(document.elementFromPoint(place.x, place.y))) resolve(place);
+    else requestAnimationFrame(look);
+    before = place;
+  };
+  look();
+})"""
+
 
 def program() -> str | None:
     """The browser: what CHROMIUM names, else the first that is installed; None if there is none."""
@@ -231,11 +247,7 @@ class Page:
             f" {_NAME % 'each'} === {json.dumps(name)})"
         )
         self.until(find, f"a button {name!r}")
-        box = self.evaluate(
-            f"(() => {{ const it = {find}; it.scrollIntoView({{ block: 'center', behavior: 'instant' }});"
-            " const { x, y, width, height } = it.getBoundingClientRect();"
-            " return { x: x + width / 2, y: y + height / 2 }; })()"
-        )
+        box = self.evaluate(_PLACE % find)
         for kind in ("mousePressed", "mouseReleased"):
             self.send("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **box)
 

@@ -29,7 +29,7 @@ reserve = "8GiB"
 large = "24GiB"
 floor = "3GiB"
 """
-TABS = 80
+TABS = 150
 LOOK = """axe.run(document, { preload: false, resultTypes: ['violations'] }).then(({ violations }) =>
   violations.map(({ id, impact, nodes }) => ({ id, impact, nodes: nodes.map(({ html, any }) =>
     `${html.slice(0, 160)} ${any.map(({ message }) => message).join(' ')}`) })))"""
@@ -146,7 +146,7 @@ class Dashboard:
         for _ in range(TABS):
             if (focused := self.page.focused()) == name:
                 return
-            seen.append(focused)
+            seen.append(focused[:40])
             self.page.key("Tab")
         raise AssertionError(f"Tab never came to {name!r}, but to {seen}")
 

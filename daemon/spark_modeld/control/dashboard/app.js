@@ -72,6 +72,9 @@ function page() {
   ];
 }
 
+/** How long a page that nobody sees goes on following, so that the title of its tab stays true for a while. */
+const LEFT = 60_000;
+let leaving;
 let planned = false;
 
 function show() {
@@ -110,8 +113,14 @@ setInterval(() => {
 }, 1000);
 
 document.addEventListener('visibilitychange', () => {
-  if (document.visibilityState === 'hidden') logs.pause();
-  else store.changed();
+  clearTimeout(leaving);
+  if (document.visibilityState === 'hidden') {
+    logs.pause();
+    leaving = setTimeout(() => live.hide(true), LEFT);
+  } else {
+    live.hide(false);
+    store.changed();
+  }
 });
 window.addEventListener('online', () => live.again());
 

@@ -7,10 +7,13 @@ const FIRST_WAIT = 400;
 const LONGEST_WAIT = 8000;
 /** The daemon says something at least every 15 s. A laptop that slept has a stream that nobody writes to any more. */
 const SILENCE = 40_000;
+const HIDDEN = new Error('nobody looks');
 
 export class Live {
   #api;
   #wake = () => {};
+  #ending = new AbortController();
+  #hidden = false;
 
   /** `on.connected()` fetches what there is, `on.event(event)`, `on.away()`, `on.token(refusal)`, `on.refused(refusal)`. */
   constructor(api, on) {
@@ -23,14 +26,24 @@ export class Live {
     this.#wake();
   }
 
+  /** A page that nobody sees holds no connection: browsers have six for all pages of a daemon together. */
+  hide(is) {
+    const was = this.#hidden;
+    this.#hidden = is;
+    if (is) this.#ending.abort(HIDDEN);
+    else if (was) this.again();
+  }
+
   /** Goes on for as long as the page does. */
   async run() {
     let wait = FIRST_WAIT;
     for (;;) {
+      if (this.#hidden) await this.#pause(null);
       try {
         await this.#follow(() => (wait = FIRST_WAIT));
         this.on.away();
       } catch (error) {
+        if (this.#ending.signal.reason === HIDDEN) continue;
         if (error instanceof Refused && error.status === 401) {
           this.on.token(this.#api.hasToken ? error : null);
           await this.#pause(null);
@@ -46,7 +59,7 @@ export class Live {
   }
 
   async #follow(connected) {
-    const ending = new AbortController();
+    const ending = (this.#ending = new AbortController());
     let silence;
     const beat = () => {
       clearTimeout(silence);

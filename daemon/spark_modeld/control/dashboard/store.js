@@ -6,12 +6,12 @@ import { sample } from './holders.js';
 export const WINDOW = 10 * 60_000;
 const HISTORY = 25;
 const OFTEN = 1000;
+const PATIENCE = 1500;
 const OUR_TURN = 5000;
 
 export class Store {
   #api;
-  #wanted = new Set();
-  #working = null;
+  #fetching = new Map();
   #measured = 0;
   #left = null;
   #soon = null;
@@ -50,24 +50,39 @@ export class Store {
     this.changed();
   }
 
-  /** Fetches everything; returns when it is there. */
-  everything() {
+  /**
+   * Fetches everything; returns when the page can be shown in one piece. A driver or a `tailscale` that hangs does not
+   * hold it up for long.
+   */
+  async everything() {
     this.checks = new Map();
-    return this.want('status', 'models', 'switches', 'memory', 'endpoints');
+    this.#ask('endpoints');
+    const reading = this.want('memory').catch(() => {});
+    await this.want('status', 'models', 'switches');
+    await Promise.race([reading, new Promise((resolve) => setTimeout(resolve, PATIENCE))]);
   }
 
-  /** Fetches these soon; what is asked for several times meanwhile is fetched once more. */
+  /** Fetches these; what is asked for again meanwhile is fetched once more, and that is waited for too. */
   want(...names) {
-    for (const name of names) this.#wanted.add(name);
-    this.#working ??= this.#work().finally(() => (this.#working = null));
-    return this.#working;
+    return Promise.all(names.map((name) => this.#fetch(name)));
   }
 
-  async #work() {
-    while (this.#wanted.size) {
-      const names = [...this.#wanted];
-      this.#wanted.clear();
-      await Promise.all(names.map((name) => this[`_${name}`]()));
+  #fetch(name) {
+    const running = this.#fetching.get(name);
+    if (running) {
+      running.again = true;
+      return running.done;
+    }
+    const fetching = { again: true };
+    this.#fetching.set(name, fetching);
+    fetching.done = this.#work(name, fetching).finally(() => this.#fetching.delete(name));
+    return fetching.done;
+  }
+
+  async #work(name, fetching) {
+    while (fetching.again) {
+      fetching.again = false;
+      await this[`_${name}`]();
       this.changed();
     }
   }
