@@ -144,7 +144,6 @@ def test_docker_that_hangs_or_is_missing(programs: Path, monkeypatch: pytest.Mon
 SHOW = r"""
 case "$*" in
   *--version*) echo "systemd 255 (255.4-1ubuntu8)"; echo "+PAM";;
-  *list-unit-files*) printf 'ollama.service enabled enabled\nssh.service enabled enabled\nvllm@.service enabled x\n';;
   *ollama*) printf 'LoadState=loaded\nActiveState=active\nUnitFileState=enabled\n';;
   *) printf 'LoadState=loaded\nActiveState=active\nRestart=always\nExecMainStatus=\n'
      printf 'IPAddressAllow=::1/128 127.0.0.0/8\n'
@@ -154,8 +153,14 @@ esac
 """
 
 
-def test_units_are_read_in_the_order_in_which_they_were_asked_for(programs: Path) -> None:
+def test_units_are_read_in_the_order_in_which_they_were_asked_for(
+    programs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write(programs, "systemctl", SHOW)
+    for wanted in ("multi-user.target.wants/ollama.service", "x.target.wants/ssh.service", "vllm.service"):
+        (programs / wanted).parent.mkdir(exist_ok=True)
+        (programs / wanted).symlink_to("/dev/null")
+    monkeypatch.setattr(look_systemd, "_FOLDERS", (str(programs),))
     found = look_systemd.systemd(SETTING, catalog(QWEN))
     assert (found.version, found.trouble) == (255, "")
     assert set(found.units) == {DAEMON, SOCKETS[0]}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from spark_modeld.cli.doctor.facts import COMPETITOR, DAEMON, SOCKETS, BusFacts, Setting, SystemdFacts, Unit
 from spark_modeld.cli.doctor.run import Ran, run
@@ -17,6 +18,9 @@ _PROPERTIES = {
 _ANY_MODEL = "spark-model@doctor.service"
 """An instance that stands for the template while the catalog is empty; showing it makes nothing."""
 MOST_UNITS = 400
+_FOLDERS = ("/etc/systemd/system", "/run/systemd/system")
+_USERS_FOLDERS = ("~/.config/systemd/user", "/etc/systemd/user")
+_KINDS = ("*.wants", "*.requires")
 
 
 def systemd(setting: Setting, catalog: Catalog) -> SystemdFacts:
@@ -24,7 +28,7 @@ def systemd(setting: Setting, catalog: Catalog) -> SystemdFacts:
     scope = ("--user",) if setting.per_user else ()
     with ThreadPoolExecutor(3) as pool:
         asked = pool.submit(run, "systemctl", "--version")
-        starting = pool.submit(lambda: _show(scope, _enabled(scope))[0])
+        starting = pool.submit(lambda: _show(scope, _enabled(setting))[0])
         units, trouble = _show(scope, _names(catalog))
         version, enabled = asked.result(), starting.result()
     if not version.good:
@@ -48,11 +52,13 @@ def _names(catalog: Catalog) -> list[str]:
     return list(dict.fromkeys([DAEMON, *SOCKETS, *sockets, "spark-models.slice", *models]))
 
 
-def _enabled(scope: Iterable[str]) -> list[str]:
-    listing = ("--type=service", "--state=enabled,enabled-runtime,linked", "--no-legend", "--plain")
-    listed = run("systemctl", *scope, "list-unit-files", *listing)
-    names = [line.split()[0] for line in listed.out.splitlines() if line.strip()]
-    return [name for name in names if COMPETITOR.fullmatch(name) and not name.endswith("@.service")]
+def _enabled(setting: Setting) -> list[str]:
+    """The engines that some target wants. systemd itself would read every unit file there is to say so."""
+    folders = _USERS_FOLDERS if setting.per_user else _FOLDERS
+    links = [
+        link for folder in folders for kind in _KINDS for link in Path(folder).expanduser().glob(f"{kind}/*.service")
+    ]
+    return sorted({link.name for link in links if COMPETITOR.fullmatch(link.name)})
 
 
 def _show(scope: Iterable[str], names: list[str]) -> tuple[dict[str, Unit], str]:
