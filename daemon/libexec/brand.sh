@@ -20,7 +20,8 @@ if [ "$branded" != "$uid" ] && [ ${#run} -eq 32 ]; then
   read -r began </proc/$$/stat
   # The name, in brackets, may have anything in it; the start is the 20th field after it.
   began=$(set -f; set -- ${began##*) }; shift 19; echo "$1")
-  printf '%s %s %s\n' "$brand" "$uid" "$began" >"$reports/brand" && branded=$uid
+  # Whatever a user's own umask is: what others may write is not gone by.
+  (umask 022; printf '%s %s %s\n' "$brand" "$uid" "$began" >"$reports/brand") && branded=$uid
 fi
 # A run that cannot be branded is a run all the same: what escapes from it is named, not ended.
 [ "$branded" != "$uid" ] || /usr/bin/prlimit --pid $$ --rttime="$brand:$brand" ||

@@ -199,7 +199,8 @@ def render(model_id: str, config: str, reports: str, *, user_mode: bool, signatu
     else:
         files, folders, newer = container_scripts(model_id, model, config, directory, account)
         newest = max(newest, newer)
-    os.makedirs(directory, mode=0o755, exist_ok=True)
+    for folder in (reports, directory):
+        os.makedirs(folder, mode=0o755, exist_ok=True)
     for stale in ("start.sig", "clean"):
         if os.path.lexists(os.path.join(directory, stale)):
             os.unlink(os.path.join(directory, stale))

@@ -12,7 +12,7 @@ from subprocess import PIPE, STDOUT, Popen
 
 import pytest
 
-from support.serving import DAEMON, LARGE, SETTINGS, Events, Serving, Watch, await_that, unit
+from support.serving import DAEMON, LARGE, SETTINGS, Events, Serving, Watch, await_that, bad_model, unit
 from support.spark import SOURCE, SparkHost, launch_entry
 from support.tiny_models import sentence_of
 
@@ -47,7 +47,7 @@ OTHERS = {
     "orphan": ("vllm", ("--fault=core-survives",), 'stop_timeout = "1s"'),
     "slow-stop": ("trtllm", (), 'stop_timeout = "5min"'),
 }
-EVERY_LARGE = (*KINDS, *FAILING, *OTHERS, "alpha", "wrapped")
+EVERY_LARGE = (*KINDS, *FAILING, *OTHERS, "alpha", "wrapped", "other")
 
 
 def vendor(model: str, kind: str, port: int, *switches: str, extra: str = "", wrapper: str = "") -> str:
@@ -75,6 +75,7 @@ def host(installed_host: SparkHost) -> SparkHost:
     # What people's serve scripts do: the engine in the background, in a session of its own, and no signal passed on.
     script = "trap '' TERM; setsid \"$@\" & wait"
     host.model("wrapped", vendor("wrapped", "sglang", 8350, extra='stop_timeout = "500ms"', wrapper=script))
+    host.model("other", bad_model("other", 8360))
     host.run("mkdir", "-p", *(f"{HOLDS}/{model}" for model in EVERY_LARGE))
     host.enable()
     return host
@@ -144,6 +145,15 @@ def test_there_step_by_step_and_back(serving: Serving, kind: str) -> None:
     end = ("failed", "signal") if kind == "sglang" else ("inactive", "success")
     assert (serving.active(kind), serving.host.show(unit(kind), "Result")) == end
     assert serving.host.ask(LLAMAS["alpha"]) == sentence_of("alpha")
+
+
+def test_an_engine_of_no_known_kind_there_and_back(serving: Serving) -> None:
+    serving.ctl("switch", "alpha")
+    assert "other serves" in serving.ctl("switch", "other")
+    assert (serving.slot(), serving.active("alpha")) == (("other", "serving"), "inactive")
+    assert processes(serving, "other")
+    assert "alpha serves" in serving.ctl("switch", "alpha")
+    assert not processes(serving, "other")
 
 
 def test_two_real_models_on_one_port(serving: Serving) -> None:

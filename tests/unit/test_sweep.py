@@ -208,6 +208,17 @@ def launched(config: Config, invocation: str) -> subprocess.CompletedProcess[str
     return run("spark-model-run", *words, HOME=str(config.folder.parent), INVOCATION_ID=invocation)
 
 
+def test_a_users_own_umask_does_not_spoil_the_record(tmp_path: Path) -> None:
+    config = Config(tmp_path)
+    config.launch(["true"])
+    before = os.umask(0o002)
+    try:
+        assert launched(config, RUN).returncode == 0
+    finally:
+        os.umask(before)
+    assert sweep.read_record("alpha", str(config.reports), user_mode=True).uid == os.getuid()
+
+
 @pytest.mark.parametrize("invocation", ["", "x" * 32, RUN[:-1], f"{RUN[:-1]};"])
 def test_without_a_number_of_systemds_the_model_runs_without_a_brand(tmp_path: Path, invocation: str) -> None:
     config = Config(tmp_path)
