@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from support.clean import HOLDS, PACKAGES, TARGETS, CleanHost, build, engine, script, variant
+from support.clean import HOLDS, PACKAGES, CleanHost, build, engine, own_target, script, variant
 from support.witness import until
 
 pytestmark = pytest.mark.package
@@ -58,7 +58,7 @@ class Machine:
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     folder = tmp_path_factory.mktemp("packages")
-    package = build(TARGETS[SUITE])
+    package = build(own_target(SUITE))
     script("packaging/root", SUITE, str(package))
     variant(package, folder / "older.deb", version="0.0.1", more="usr/lib/spark-modeld/libexec/gone.py")
     variant(package, folder / "newer.deb", version="99", more="**/system/spark-modeld.service")

@@ -16,7 +16,7 @@ ROOTS = REPOSITORY / "build" / "roots"
 PACKAGES = "/opt/packages"
 ENGINES = "/opt/engines"
 HOLDS = "/run/holds"
-TARGETS = {"bookworm": "bookworm-amd64", "noble": "noble-amd64"}
+ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 TOOLS = ("mmdebstrap", "dpkg-deb", "lintian", "pipx", "curl", "x86_64-linux-gnu-strip", "aarch64-linux-gnu-strip")
 
 
@@ -24,8 +24,8 @@ def why_not() -> str | None:
     """Why this machine cannot try packages on clean roots; None if it can."""
     if missing := [tool for tool in TOOLS if shutil.which(tool) is None]:
         return f"needs {', '.join(missing)}: packaging/build package"
-    if os.uname().machine != "x86_64":
-        return "needs an x86-64 machine, which the roots are made for"
+    if os.uname().machine not in ARCHITECTURES:
+        return "needs a machine of an architecture that packages are built for"
     return host.why_not()
 
 
@@ -36,6 +36,11 @@ def script(*command: str, cwd: Path = REPOSITORY, **environment: str) -> str:
     )
     assert done.returncode == 0, f"{' '.join(command)}:\n{done.stdout}{done.stderr}"
     return done.stdout.strip()
+
+
+def own_target(suite: str) -> str:
+    """What packaging/deb builds for this machine's kind and a distribution."""
+    return f"{suite}-{ARCHITECTURES[os.uname().machine]}"
 
 
 def build(target: str, *, cwd: Path = REPOSITORY, **environment: str) -> Path:
