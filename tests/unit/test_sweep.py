@@ -241,6 +241,8 @@ def test_without_a_number_of_systemds_the_model_runs_without_a_brand(tmp_path: P
         f"{BRAND} -1 5\n",
         f"{BRAND} {os.getuid()} 5\n" + "\n" * launch.SIZE_LIMIT,
     ],
+    # The brand is another in each process, and pytest's workers have to agree on the names.
+    ids=range(10),
 )
 def test_what_is_no_record_ends_nobody(stage: Stage, content: str) -> None:
     stage.write(content)
