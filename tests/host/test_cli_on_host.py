@@ -28,8 +28,8 @@ pytestmark = pytest.mark.host
 
 ALPHA, BETA, SLOW, BROKEN, HUGE, SIDE, OWN = 8001, 8002, 8003, 8004, 8005, 8006, 8007
 HOLDS = "/run/slow"
-WITHOUT_JSON = {"completion", "install-units", "connect"}
-"""A script; what is told once; and what has tests of its own."""
+WITHOUT_JSON = {"completion", "install-units"}
+"""A script; and what is told once."""
 
 SLOW_MODEL = f"""\
 engine = "sglang"
@@ -306,6 +306,10 @@ def test_tokens(scene: Scene) -> None:
     listed = ctl_json(scene, "token", "list", shape="token list", user=None)
     assert [each["name"] for each in listed["tokens"]] == ["laptop"]
     assert "laptop" in ctl(scene, "token", "list", user=None).stdout
+    keyed = scene.host.run(
+        "spark-modelctl", "connect", "curl", "--token-stdin", "--json", input=f"{made['token']}\n", check=False
+    )
+    assert shaped(keyed.stdout, "connect")["client"] == "curl"
     assert ctl_json(scene, "token", "revoke", "laptop", shape="token revoke", user=None)["id"] == made["id"]
     assert "as root" in ctl(scene, "token", "list", code=1).stderr
 

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import threading
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
@@ -402,6 +403,26 @@ def test_check_warns_of_a_container_that_docker_starts_again(boxes: Boxes) -> No
         assert checked(boxes, "undead", exit_status=0) == {}
     finally:
         boxes.docker("rm", "sglang-undead")
+
+
+def test_a_container_that_runs_is_added_and_serves(boxes: Boxes) -> None:
+    boxes.docker(*run_words("hand-run", llama_command("hand-run", 30023), "run", "--detach"))
+    try:
+        boxes.host.await_engine(30023)
+        added = json.loads(boxes.ctl("add", "hand-run", "--id", "adopted", "--write", "--json"))
+        read = tomllib.loads(added["toml"])
+        assert (read["engine"], read["url"], read["container"]) == (
+            *("llama-server", "http://127.0.0.1:30023"), {"name": "hand-run"},
+        )  # fmt: skip
+        assert (added["reloaded"], added["check"]["container"]) == (True, "hand-run")
+        boxes.ctl("switch", "adopted", "--wait", "--force")
+        assert boxes.containers() == {"hand-run"}
+        boxes.serve(None)
+        assert boxes.containers() == set()
+    finally:
+        boxes.host.run("rm", "-f", "/etc/spark-modeld/models.d/adopted.toml")
+        boxes.reload()
+        boxes.docker("rm", "--force", "hand-run")
 
 
 @pytest.mark.parametrize(("mode", "reason"), [(0o777, "writable by everybody"), (0o755, "there is no container")])
