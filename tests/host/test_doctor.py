@@ -93,7 +93,8 @@ def ward(installed_host: SparkHost) -> Ward:
         host.model(name, OWN_MODEL.format(unit=unit, port=port))
         host.write(f"/usr/lib/systemd/system/{unit}", OWN_UNIT)
     host.run("systemctl", "daemon-reload")
-    host.run("sh", "-c", f"spark-modelctl doctor --polkit-rule | install -m 644 /dev/stdin {RULE}")
+    place = f"install -m 644 /dev/stdin {RULE}.new && mv {RULE}.new {RULE}"
+    host.run("sh", "-c", f"spark-modelctl doctor --polkit-rule | {place}")
     host.enable()
     host.run("systemctl", "enable", "--now", DAEMON)
     host.run("useradd", "--no-create-home", "stranger")

@@ -10,7 +10,10 @@ from spark_modeld.cli.doctor.finding import Area, Finding, error, ok, unseen, wa
 from spark_modeld.cli.doctor.polkit_rule import own_units
 
 _OLDEST = 252
-INSTALL_RULE = f"spark-modelctl doctor --polkit-rule | install -m 644 /dev/stdin {OWN_RULE}"
+# Moved into its place: polkit reads a rule as soon as it appears, and does not look again when only its mode changes.
+INSTALL_RULE = (
+    f"spark-modelctl doctor --polkit-rule | install -m 644 /dev/stdin {OWN_RULE}.new && mv {OWN_RULE}.new {OWN_RULE}"
+)
 
 
 def systemd(facts: Facts) -> Iterator[Finding]:

@@ -11,7 +11,8 @@ _RULE = """\
 // {path}
 // Lets the daemon start, stop, kill and reset the units of your own that its catalog names, and nothing else.
 // Written by `spark-modelctl doctor --polkit-rule`; make it again when the catalog names other units. To install it:
-//   spark-modelctl doctor --polkit-rule | sudo install -m 644 /dev/stdin {path}
+//   spark-modelctl doctor --polkit-rule | sudo install -m 644 /dev/stdin {path}.new
+//   sudo mv {path}.new {path}
 polkit.addRule(function (action, subject) {{
     if (action.id !== "org.freedesktop.systemd1.manage-units" || subject.user !== "spark-modeld") {{
         return polkit.Result.NOT_HANDLED;
