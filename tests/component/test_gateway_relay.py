@@ -485,6 +485,15 @@ async def test_all_bodies_together_are_bounded(it: Relaying) -> None:
     await until(lambda: it.gateway.held_bytes == 180 << 20)
 
 
+async def test_a_connection_that_nobody_uses_is_closed(it: Relaying, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spark_modeld.gateway.connection.IDLE_SECONDS", 0.05)
+    silent, answered = await it.open(), await it.open()
+    await answered.send(request(BODY))
+    assert (await answered.reply()).status == 200
+    assert [await each.ended() for each in (silent, answered)] == [b"", b""]
+    assert [record.status for record in it.records] == [200]
+
+
 async def test_a_clients_silence_has_an_end(it: Relaying, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("spark_modeld.gateway.connection.HEAD_SECONDS", 0.05)
     monkeypatch.setattr("spark_modeld.gateway.connection.BODY_SECONDS", 0.05)
