@@ -95,7 +95,7 @@ class Answer:
 
     def data(self, parts: Sequence[bytes]) -> None:
         """More of the body."""
-        size = sum(map(len, parts))
+        size = len(parts[0]) if len(parts) == 1 else sum(map(len, parts))
         if not size or self._bodiless:
             return
         self.length += size

@@ -20,7 +20,6 @@ class _At(Enum):
     DATA = auto()
     DATA_END = auto()
     TRAILERS = auto()
-    DONE = auto()
 
 
 class Chunks:
@@ -29,19 +28,15 @@ class Chunks:
     After the end ``done`` is set and ``rest`` has what came after it.
     """
 
-    __slots__ = ("_at", "_held", "_left", "_trailers", "rest")
+    __slots__ = ("_at", "_held", "_left", "_trailers", "done", "rest")
 
     def __init__(self) -> None:
         self._at = _At.SIZE
         self._left = 0
         self._held = b""
         self._trailers = 0
+        self.done = False
         self.rest = b""
-
-    @property
-    def done(self) -> bool:
-        """Whether the last chunk and the trailers were there."""
-        return self._at is _At.DONE
 
     def feed(self, data: bytes) -> list[bytes]:
         """The body's bytes in ``data``, in pieces. ``Malformed``; nothing may be fed after that, or after the end."""
@@ -54,7 +49,7 @@ class Chunks:
                 at = whole
                 continue
             after = self._step(data, at, parts)
-            if self._at is _At.DONE:
+            if self.done:
                 self.rest = data[after:]
                 return parts
             if after == at:
@@ -110,7 +105,7 @@ class Chunks:
     def _trailer(self, data: bytes, at: int) -> int:
         end = data.find(_CRLF, at)
         if end == at:
-            self._at = _At.DONE
+            self.done = True
             return at + 2
         if end < 0:
             if self._trailers + len(data) - at > _TRAILERS_LIMIT:

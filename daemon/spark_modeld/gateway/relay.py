@@ -203,20 +203,21 @@ class Relay:
     def _begin(self, response: Response) -> None:
         self._response = response
         self._request = ()
-        if response.chunked:
+        if response.chunked and not (self.head_only or response.bodiless):
             self._body = Chunks()
         self._left = response.length or 0
         self._owner.head(response)
 
     def _read_body(self, response: Response, data: bytes) -> None:
         assert self._upstream is not None
-        if self.head_only or response.bodiless:
+        chunks = self._body
+        if chunks is not None:
+            if data:
+                self._owner.body(chunks.feed(data))
+                if chunks.done:
+                    self._complete(self._upstream, chunks.rest)
+        elif self.head_only or response.bodiless:
             self._complete(self._upstream, data)
-        elif self._body is not None:
-            parts = self._body.feed(data) if data else []
-            self._owner.body(parts)
-            if self._body.done:
-                self._complete(self._upstream, self._body.rest)
         elif response.length is None:
             self._owner.body([data])
         else:
