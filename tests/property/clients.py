@@ -31,6 +31,7 @@ class Clients:
     _failures: dict[str, int] = field(default_factory=dict)
     _failed_at: dict[str, float] = field(default_factory=dict)
     _lost: list[Switch] = field(default_factory=list)
+    _turned: set[str] = field(default_factory=set)
 
     def restart(self, slot: Slot, recorded: Switch | None) -> None:
         """A new daemon: connections, and with them all who waited and all leases, are gone. ``recorded`` goes on."""
@@ -41,6 +42,7 @@ class Clients:
         self._failures = {m: slot.house.tries(m).failures for m in slot.house.models}
         self._failed_at.clear()
         self._lost.clear()
+        self._turned = {recorded.id} if recorded else set()
         self._switch, self._alone_since = recorded.id if recorded else None, None
         self._phases = {m: life.phase for m, life in slot.house.lives.items()}
 
@@ -95,8 +97,15 @@ class Clients:
         demands = slot.desk.demands
         for model in demands.models():
             assert not slot.desk.open(model), f"{model} serves, and somebody still waits for it"
+        tx = slot.planner.tx
+        if tx is not None and tx.rolled and tx.switch.id not in self._turned:
+            self._turned.add(tx.switch.id)
+            gateways = tx.switch.requested_by is Requester.GATEWAY and tx.switch.model is not None
+            assert not gateways or not demands.of(tx.switch.model or ""), f"{tx.switch.id} failed, and nobody was told"
         for switch in self._lost:
             assert switch.model is not None
+            if switch.id in self._turned:
+                continue  # who has come since it failed may wait for the next one
             new = slot.planner.tx is not None and slot.planner.tx.switch.model == switch.model
             assert new or not demands.of(switch.model), f"{switch.id} failed, and nobody was told"
         self._lost.clear()
