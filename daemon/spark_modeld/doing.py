@@ -16,9 +16,9 @@ from spark_modeld import ports
 from spark_modeld.appraisals import Appraisals
 from spark_modeld.chronicle import Chronicle
 from spark_modeld.core import effects as fx
-from spark_modeld.core import lifecycle as life_of
+from spark_modeld.core import life_event as life_of
 from spark_modeld.core.errors import Code, Problem, SparkError
-from spark_modeld.core.lifecycle import Act
+from spark_modeld.core.life import Act
 from spark_modeld.core.model import Catalog, Instant, Model, OwnUnit, Reading, Switch
 from spark_modeld.core.record import Record
 from spark_modeld.core.slot import Slot

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import structlog
 
 from spark_modeld import ports
-from spark_modeld.core import lifecycle as life_of
+from spark_modeld.core import life_event as life_of
 from spark_modeld.core.effects import Effects
 from spark_modeld.core.errors import SparkError
 from spark_modeld.core.model import Model

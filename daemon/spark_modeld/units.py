@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from spark_modeld import ports
-from spark_modeld.core import lifecycle as life_of
+from spark_modeld.core import life_event as life_of
 from spark_modeld.core.effects import Effects
 from spark_modeld.core.model import ActiveState, Instant, Model, OwnUnit, Phase, UnitStatus
 from spark_modeld.core.slot import Slot

@@ -12,10 +12,10 @@ import structlog
 
 from spark_modeld import ports
 from spark_modeld.appraisals import Appraisals
-from spark_modeld.core import lifecycle as life_of
+from spark_modeld.core import life_event as life_of
 from spark_modeld.core.effects import Effects
 from spark_modeld.core.errors import Code, Problem, SparkError
-from spark_modeld.core.lifecycle import Act
+from spark_modeld.core.life import Act
 from spark_modeld.core.model import Instant, Model, Phase, Reading
 from spark_modeld.core.slot import Slot
 from spark_modeld.health import Health

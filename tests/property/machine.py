@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from property.world import GIB, MODELS, World, at_rest
-from spark_modeld.core.lifecycle import Act
+from spark_modeld.core.life import Act
 
 SLOT_MODELS = st.sampled_from(["alpha", "beta", "gamma", "delta"])
 ANY_MODEL = st.sampled_from(list(MODELS))

@@ -17,7 +17,7 @@ from spark_modeld.core.admission import Holder
 from spark_modeld.core.desk import Desk
 from spark_modeld.core.effects import Ended, Verdict
 from spark_modeld.core.house import House
-from spark_modeld.core.lifecycle import BUS_LOST
+from spark_modeld.core.life_event import BUS_LOST
 from spark_modeld.core.model import Phase
 from spark_modeld.core.planner import Planner
 from spark_modeld.core.slot import Slot

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from property.clients import Clients
 from spark_modeld import ports
 from spark_modeld.core import effects as fx
-from spark_modeld.core import lifecycle as life_of
+from spark_modeld.core import life_event as life_of
 from spark_modeld.core.errors import Code, Problem, SparkError
 from spark_modeld.core.guard import Alarm
-from spark_modeld.core.lifecycle import Act
+from spark_modeld.core.life import Act
 from spark_modeld.core.model import (
     ActiveState,
     Amount,

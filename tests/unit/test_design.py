@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from spark_modeld.core.lifecycle import TABLE, Trigger
+from spark_modeld.core.life_event import Trigger
 from spark_modeld.core.model import Phase
+from spark_modeld.core.transitions import TABLE
 
 pytestmark = pytest.mark.unit
 

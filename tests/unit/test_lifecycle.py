@@ -7,10 +7,13 @@ from collections.abc import Iterator
 import pytest
 from msgspec.structs import replace
 
-from spark_modeld.core import lifecycle as life_of
+from spark_modeld.core import life_event as life_of
 from spark_modeld.core.errors import Code, Problem
-from spark_modeld.core.lifecycle import ASKED, KILL_SECONDS, TABLE, Act, Life, LifeEvent, Limits, Trigger, trigger_of
+from spark_modeld.core.life import ASKED, Act, Life, Limits
+from spark_modeld.core.life_event import LifeEvent, Trigger, trigger_of
+from spark_modeld.core.lifecycle import KILL_SECONDS, step
 from spark_modeld.core.model import ActiveState, Instant, Phase, UnitStatus
+from spark_modeld.core.transitions import TABLE
 
 pytestmark = pytest.mark.unit
 
@@ -62,7 +65,7 @@ def test_every_row_of_the_table_happens_and_nothing_else() -> None:
     seen: set[tuple[Phase, Trigger, Phase]] = set()
     for life in lives():
         for event in events():
-            after, _ = life_of.step(life, event, NOW, LIMITS)
+            after, _ = step(life, event, NOW, LIMITS)
             if after.phase is not life.phase:
                 seen.add((life.phase, trigger_of(event), after.phase))
     table = {(before, trigger, after) for (before, trigger), phases in TABLE.items() for after in phases}
@@ -81,20 +84,20 @@ def test_every_row_of_the_table_happens_and_nothing_else() -> None:
 )
 def test_what_is_stale_changes_nothing(event: LifeEvent) -> None:
     for life in lives():
-        assert life_of.step(life, event, NOW, LIMITS) == (life, ())
+        assert step(life, event, NOW, LIMITS) == (life, ())
 
 
 def test_a_new_phase_is_a_new_epoch_but_for_stuck() -> None:
     for life in lives():
         for event in events():
-            after, _ = life_of.step(life, event, NOW, LIMITS)
+            after, _ = step(life, event, NOW, LIMITS)
             if after.phase is not life.phase and after.phase is not Phase.STUCK:
                 assert after.epoch > life.epoch
 
 
 def test_a_floor_breach_stops_before_it_kills() -> None:
     life = Life(Phase.WARMING, NOW, EPOCH, 900.0)
-    after, acts = life_of.step(life, life_of.UnderFloor(PROBLEM), NOW, LIMITS)
+    after, acts = step(life, life_of.UnderFloor(PROBLEM), NOW, LIMITS)
     assert after.phase is Phase.STOPPING
     assert acts == (Act.STOP, Act.KILL)
     assert after.problem == PROBLEM
@@ -102,7 +105,7 @@ def test_a_floor_breach_stops_before_it_kills() -> None:
 
 def test_the_start_deadline_covers_loading() -> None:
     life = Life(Phase.STARTING, NOW, EPOCH, 555.0, "/job/1")
-    after, acts = life_of.step(life, life_of.JobEnded("/job/1", "done"), NOW, LIMITS)
+    after, acts = step(life, life_of.JobEnded("/job/1", "done"), NOW, LIMITS)
     assert (after.phase, after.deadline) == (Phase.WARMING, 555.0)
     assert Act.CLIMB in acts
     assert Act.LOOK in acts
@@ -110,7 +113,7 @@ def test_the_start_deadline_covers_loading() -> None:
 
 def test_a_failed_start_is_stopped_first() -> None:
     life = Life(Phase.STARTING, NOW, EPOCH, 555.0, "/job/1")
-    after, acts = life_of.step(life, life_of.JobEnded("/job/1", "failed"), NOW, LIMITS)
+    after, acts = step(life, life_of.JobEnded("/job/1", "failed"), NOW, LIMITS)
     assert after.phase is Phase.STOPPING
     assert acts == (Act.STOP,)
     assert after.problem is not None
@@ -118,33 +121,33 @@ def test_a_failed_start_is_stopped_first() -> None:
 
 def test_a_stop_is_confirmed_by_job_and_processes() -> None:
     life = Life(Phase.STOPPING, NOW, EPOCH, 130.0, "/job/1")
-    assert life_of.step(life, life_of.Gone(EPOCH), NOW, LIMITS)[0].phase is Phase.STOPPING
-    down, acts = life_of.step(life, life_of.JobEnded("/job/1", "done"), NOW, LIMITS)
+    assert step(life, life_of.Gone(EPOCH), NOW, LIMITS)[0].phase is Phase.STOPPING
+    down, acts = step(life, life_of.JobEnded("/job/1", "done"), NOW, LIMITS)
     assert (down.phase, acts) == (Phase.STOPPING, (Act.WATCH_GONE,))
-    assert life_of.step(down, life_of.Gone(down.epoch), NOW, LIMITS)[0].phase is Phase.STOPPED
+    assert step(down, life_of.Gone(down.epoch), NOW, LIMITS)[0].phase is Phase.STOPPED
 
 
 def test_an_inactive_unit_does_not_confirm_a_stop_that_systemd_has_not_answered() -> None:
     life = Life(Phase.STOPPING, NOW, EPOCH, 130.0, ASKED)
     shown = life_of.Shown(UnitStatus(active=ActiveState.INACTIVE))
-    assert not life_of.step(life, shown, NOW, LIMITS)[0].down
+    assert not step(life, shown, NOW, LIMITS)[0].down
 
 
 def test_first_it_is_killed_then_it_is_stuck_and_its_end_leads_out() -> None:
     life = Life(Phase.STOPPING, NOW, EPOCH, 130.0, "/job/1")
-    killed, acts = life_of.step(life, life_of.Expired(EPOCH), NOW, LIMITS)
+    killed, acts = step(life, life_of.Expired(EPOCH), NOW, LIMITS)
     assert (killed.phase, acts, killed.deadline) == (Phase.STOPPING, (Act.KILL,), NOW.mono + KILL_SECONDS)
-    stuck, _ = life_of.step(killed, life_of.Expired(EPOCH), NOW, LIMITS)
+    stuck, _ = step(killed, life_of.Expired(EPOCH), NOW, LIMITS)
     assert stuck.phase is Phase.STUCK
     assert stuck.problem is not None
     assert stuck.problem.code is Code.STUCK
-    down, _ = life_of.step(stuck, life_of.JobEnded("/job/1", "done"), NOW, LIMITS)
-    assert life_of.step(down, life_of.Gone(EPOCH), NOW, LIMITS)[0].phase is Phase.FAILED
+    down, _ = step(stuck, life_of.JobEnded("/job/1", "done"), NOW, LIMITS)
+    assert step(down, life_of.Gone(EPOCH), NOW, LIMITS)[0].phase is Phase.FAILED
 
 
 def test_a_start_that_somebody_cancelled_was_stopped_by_somebody() -> None:
     life = Life(Phase.STARTING, NOW, EPOCH, 555.0, "/job/1")
-    after, acts = life_of.step(life, life_of.JobEnded("/job/1", "canceled"), NOW, LIMITS)
+    after, acts = step(life, life_of.JobEnded("/job/1", "canceled"), NOW, LIMITS)
     assert (after.phase, after.foreign, after.problem) == (Phase.STOPPING, True, None)
     assert Act.STOP not in acts
 
@@ -152,9 +155,9 @@ def test_a_start_that_somebody_cancelled_was_stopped_by_somebody() -> None:
 def test_the_gate_of_a_unit_is_no_start() -> None:
     life = Life(Phase.STOPPED, NOW, EPOCH)
     shown = life_of.Shown(UnitStatus(active=ActiveState.ACTIVATING, sub="start-pre"), foreign=True)
-    assert life_of.step(life, shown, NOW, LIMITS)[0].phase is Phase.STOPPED
+    assert step(life, shown, NOW, LIMITS)[0].phase is Phase.STOPPED
     unknown = replace(life, phase=Phase.UNKNOWN)
-    assert life_of.step(unknown, shown, NOW, LIMITS)[0].phase is Phase.STOPPED
+    assert step(unknown, shown, NOW, LIMITS)[0].phase is Phase.STOPPED
 
 
 OUTLIVES = replace(LIMITS, outlives=True)
@@ -164,30 +167,30 @@ DEAD = life_of.Shown(UnitStatus(active=ActiveState.FAILED, result="signal", exit
 @pytest.mark.parametrize("phase", [Phase.WARMING, Phase.SERVING, Phase.DRAINING])
 def test_what_may_outlive_its_unit_has_failed_only_when_nothing_is_left(phase: Phase) -> None:
     life = Life(phase, NOW, EPOCH, 130.0)
-    assert life_of.step(life, DEAD, NOW, LIMITS)[0].phase is Phase.FAILED
-    fallen, acts = life_of.step(life, DEAD, NOW, OUTLIVES)
+    assert step(life, DEAD, NOW, LIMITS)[0].phase is Phase.FAILED
+    fallen, acts = step(life, DEAD, NOW, OUTLIVES)
     assert (fallen.phase, acts) == (Phase.STOPPING, (Act.WATCH_GONE,))
     assert fallen.alive
-    failed, _ = life_of.step(fallen, life_of.Gone(fallen.epoch), NOW, OUTLIVES)
+    failed, _ = step(fallen, life_of.Gone(fallen.epoch), NOW, OUTLIVES)
     assert failed.phase is Phase.FAILED
     assert failed.problem is not None
     assert "killed by a signal" in failed.problem.detail
 
 
 def test_a_fallen_unit_that_comes_up_again_is_adopted() -> None:
-    fallen, _ = life_of.step(Life(Phase.SERVING, NOW, EPOCH), DEAD, NOW, OUTLIVES)
+    fallen, _ = step(Life(Phase.SERVING, NOW, EPOCH), DEAD, NOW, OUTLIVES)
     back = life_of.Shown(UnitStatus(active=ActiveState.ACTIVE))
-    assert life_of.step(fallen, back, NOW, OUTLIVES)[0].phase is Phase.WARMING
+    assert step(fallen, back, NOW, OUTLIVES)[0].phase is Phase.WARMING
 
 
 def test_systemds_own_restart_is_not_waited_for() -> None:
     restart = life_of.Shown(UnitStatus(active=ActiveState.ACTIVATING, sub="auto-restart"))
-    assert life_of.step(Life(Phase.SERVING, NOW, EPOCH), restart, NOW, OUTLIVES)[0].phase is Phase.FAILED
+    assert step(Life(Phase.SERVING, NOW, EPOCH), restart, NOW, OUTLIVES)[0].phase is Phase.FAILED
 
 
 def test_stuck_says_what_is_left() -> None:
     life = Life(Phase.STOPPING, NOW, EPOCH, 130.0, down=True, killed=True)
-    life, _ = life_of.step(life, life_of.Left(EPOCH, "python3 (PID 12) listening on port 8000"), NOW, LIMITS)
-    stuck, _ = life_of.step(life, life_of.Expired(EPOCH), NOW, LIMITS)
+    life, _ = step(life, life_of.Left(EPOCH, "python3 (PID 12) listening on port 8000"), NOW, LIMITS)
+    stuck, _ = step(life, life_of.Expired(EPOCH), NOW, LIMITS)
     assert stuck.problem is not None
     assert "after SIGKILL: python3 (PID 12) listening on port 8000; nothing else" in stuck.problem.detail

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from spark_modeld.core.admission import held_by
 from spark_modeld.core.curve import Curve
-from spark_modeld.core.lifecycle import Life
+from spark_modeld.core.life import Life
 from spark_modeld.core.model import Footprint, Instant, Phase, Reading
 from spark_modeld.core.peaks import Peaks
 from spark_modeld.core.record import Measured

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spark_modeld.core import lifecycle as life_of
+from spark_modeld.core import life_event as life_of
 from spark_modeld.core.appraisal import objection
 from spark_modeld.core.demand import Demands
 from spark_modeld.core.effects import Wake

@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from spark_modeld.core.errors import Problem
 from spark_modeld.core.guard import Notice
-from spark_modeld.core.lifecycle import Act
+from spark_modeld.core.life import Act
 from spark_modeld.core.model import Switch
 
 

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 
 from msgspec.structs import replace
 
-from spark_modeld.core import lifecycle as life_of
+from spark_modeld.core import life_event as life_of
+from spark_modeld.core import lifecycle
 from spark_modeld.core.accounts import LOADING, About, Accounts
 from spark_modeld.core.admission import Holder, admit, held_by, is_large, never_started
 from spark_modeld.core.appraisal import Appraisal, Inspection, appraise, port_taken
@@ -16,7 +17,8 @@ from spark_modeld.core.errors import BLAMED_ON_THE_UNIT, Code, Problem
 from spark_modeld.core.finding import Finding, sort
 from spark_modeld.core.fingerprint import fingerprint
 from spark_modeld.core.footprint import estimate, flags_of
-from spark_modeld.core.lifecycle import Life, LifeEvent, Limits
+from spark_modeld.core.life import Life, Limits
+from spark_modeld.core.life_event import LifeEvent
 from spark_modeld.core.model import Basis, Catalog, Footprint, Instant, Launch, Model, Phase, Reading, Role
 from spark_modeld.core.peaks import with_margin
 from spark_modeld.core.record import Measured
@@ -257,7 +259,7 @@ class House:
             if event.epoch != before.epoch:
                 return
             event = life_of.Refused(self.refusals.pop(model, _never_read(model)))
-        after, acts = life_of.step(before, event, now, self._limits(model))
+        after, acts = lifecycle.step(before, event, now, self._limits(model))
         if after.phase is not before.phase:
             after = self._explained(model, before, after)
             self.accounts.moved(model, before, after, now, self._about(model, event))

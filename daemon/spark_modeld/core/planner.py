@@ -10,13 +10,13 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
-from spark_modeld.core import lifecycle as life_of
+from spark_modeld.core import life_event as life_of
 from spark_modeld.core.appraisal import objection
 from spark_modeld.core.effects import Ended, Save, Verdict, Wake
 from spark_modeld.core.errors import Code, Problem
 from spark_modeld.core.finding import notable
 from spark_modeld.core.house import House
-from spark_modeld.core.lifecycle import Life
+from spark_modeld.core.life import Life
 from spark_modeld.core.model import Instant, Outcome, Phase, Reading, Requester, Role, Switch, SwitchPhase
 from spark_modeld.core.transaction import Stage, Transaction
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from msgspec import Struct
 from msgspec.structs import replace
 
-from spark_modeld.core import lifecycle as life_of
+from spark_modeld.core import life_event as life_of
 from spark_modeld.core.admission import gib
 from spark_modeld.core.appraisal import Inspection, objection
 from spark_modeld.core.desk import Desk
@@ -19,7 +19,8 @@ from spark_modeld.core.effects import Effects, Save, Verdict, Wake
 from spark_modeld.core.errors import Code, Problem, SparkError, refuse
 from spark_modeld.core.fits import Fits
 from spark_modeld.core.house import House
-from spark_modeld.core.lifecycle import Life, LifeEvent
+from spark_modeld.core.life import Life
+from spark_modeld.core.life_event import LifeEvent
 from spark_modeld.core.model import (
     Catalog,
     Instant,

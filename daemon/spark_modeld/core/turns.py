@@ -7,7 +7,7 @@ from spark_modeld.core.demand import Demand, Demands
 from spark_modeld.core.effects import Wake
 from spark_modeld.core.errors import Code, Problem
 from spark_modeld.core.house import House
-from spark_modeld.core.lifecycle import Life
+from spark_modeld.core.life import Life
 from spark_modeld.core.model import Instant, Outcome, Phase, Requester, Role
 from spark_modeld.core.planner import Planner
 from spark_modeld.core.transaction import Stage, Transaction

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from spark_modeld.core import lifecycle as life_of
+from spark_modeld.core import life_event as life_of
 from spark_modeld.core.admission import gib
 from spark_modeld.core.effects import Guarded
 from spark_modeld.core.errors import Code, Problem

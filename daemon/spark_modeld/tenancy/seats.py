@@ -7,8 +7,8 @@ import asyncio
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from spark_modeld.core.lifecycle import UNLOADED
 from spark_modeld.core.model import ActiveState, Loaded, UnitStatus, seat_of
+from spark_modeld.core.sighting import UNLOADED
 
 MISSING_SECONDS = 6.0
 """How long a list must lack a model: it does for some seconds while the server loads it anew, with another context."""
