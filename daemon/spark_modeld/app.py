@@ -97,7 +97,7 @@ class Daemon:
             pressure=self._pressure,
             systemd=systemd,
             gauge=self._gauge,
-            remains=HostRemains(self._containers.of, self._brands),
+            remains=HostRemains(self._containers.of, self._brands, self._passed.diagnostics),
             prober=Ladder(_read_key),
             vitals=EngineVitals(_read_key),
             server=OllamaServer(_read_key),

@@ -40,6 +40,8 @@ def main() -> None:
     for number, name in enumerate(names):
         if name == "control":
             listener = socket.socket(fileno=3 + number)
+            if listener.family == socket.AF_NETLINK:  # to ask who listens
+                continue
             threading.Thread(target=serve, args=(listener,), daemon=True).start()
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
         notify.connect(os.environ["NOTIFY_SOCKET"])

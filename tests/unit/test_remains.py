@@ -12,10 +12,11 @@ import pytest
 
 from spark_modeld.core.model import Container, Docker, EngineKind, Launch, Model, OwnUnit, Run
 from spark_modeld.remains import Brands, HostRemains, cgroups
-from spark_modeld.remains.sockets import listening
+from spark_modeld.remains.sockets import asked_of, listening
 
 pytestmark = pytest.mark.unit
 
+SOCK_DIAG = 4
 ONE, TWO, THREE = ("1" * 64, "2" * 64, "3" * 64)
 
 
@@ -45,6 +46,15 @@ def test_a_listener_is_seen_with_its_inode_owner_and_control_group(server: socke
     assert found.address == socket.inet_aton("127.0.0.1")
     assert (found.uid, found.inode) == (os.geteuid(), os.fstat(server.fileno()).st_ino)
     assert found.cgroup is not None
+
+
+def test_a_socket_that_was_passed_answers_too_whatever_was_asked_before(server: socket.socket) -> None:
+    """Its last user was killed in the middle of an answer."""
+    with closing(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, SOCK_DIAG)) as passed:
+        for _ in range(2):
+            _ = next(asked_of(passed))
+            found = [each.inode for each in listening(passed) if each.port == port(server)]
+            assert found == [os.fstat(server.fileno()).st_ino]
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,16 @@ def test_names_decide_and_not_the_order(given: list[socket.socket], order: list[
     assert not any(is_open(FIRST + index) for index in range(4))
 
 
+@pytest.mark.parametrize(("protocol", "taken"), [(4, True), (0, False)])
+def test_who_listens_is_asked_beside_the_control_socket(given: list[socket.socket], protocol: int, taken: bool) -> None:
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol) as asked:
+        os.dup2(asked.fileno(), FIRST)
+    with closing(sockets.passed(environment("control:control", count="2"), first_fd=FIRST)) as passed:
+        assert [s.getsockname() for s in passed.control] == [given[1].getsockname()]
+        assert (passed.diagnostics is not None) == taken
+        assert passed.diagnostics is None or passed.diagnostics.proto == 4
+
+
 def test_meant_for_another_process(given: list[socket.socket]) -> None:
     environ = environment("control:http:gateway:port-1", pid=1)
     assert sockets.passed(environ, first_fd=FIRST) == sockets.Sockets()

@@ -19,11 +19,20 @@ _MAPPED = bytes(10) + b"\xff\xff"
 
 
 class HostRemains:
-    """``containers`` gives container id -> model id, each model's latest last; ``brands`` are those of the runs."""
+    """``containers`` gives container id -> model id, each model's latest last; ``brands`` are those of the runs.
 
-    def __init__(self, containers: Callable[[Iterable[str]], Mapping[str, str]], brands: Brands) -> None:
+    ``diagnostics`` is a socket to ask the kernel who listens, where none can be opened.
+    """
+
+    def __init__(
+        self,
+        containers: Callable[[Iterable[str]], Mapping[str, str]],
+        brands: Brands,
+        diagnostics: socket.socket | None = None,
+    ) -> None:
         self._containers = containers
         self._brands = brands
+        self._diagnostics = diagnostics
 
     def scopes(self, model: Model) -> tuple[str, ...]:
         """See the port."""
@@ -49,26 +58,26 @@ class HostRemains:
 
     def listeners(self, model: Model) -> frozenset[int]:
         """See the port."""
-        return frozenset(each.inode for each in _at(model))
+        return frozenset(each.inode for each in self._at(model))
 
     def holders(self, model: Model, inodes: frozenset[int]) -> tuple[Holder, ...]:
         """See the port."""
-        return tuple(_holder(each) for each in _at(model) if each.inode in inodes)
+        return tuple(_holder(each) for each in self._at(model) if each.inode in inodes)
 
     def named(self, pids: Iterable[int]) -> str:
         """See the port."""
         return cgroups.named(pids)
 
-
-def _at(model: Model) -> list[Listening]:
-    host, port = model.endpoint
-    # One server for many models goes on listening.
-    if host not in _LOCAL or model.engine is EngineKind.OLLAMA:
-        return []
-    try:
-        return [each for each in listening() if each.port == port and _local(each.address)]
-    except OSError:
-        return []
+    def _at(self, model: Model) -> list[Listening]:
+        host, port = model.endpoint
+        # One server for many models goes on listening.
+        if host not in _LOCAL or model.engine is EngineKind.OLLAMA:
+            return []
+        try:
+            found = listening(self._diagnostics)
+        except OSError:
+            return []
+        return [each for each in found if each.port == port and _local(each.address)]
 
 
 def _local(address: bytes) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 
 from msgspec import Struct
 
@@ -35,14 +36,33 @@ class Listening(Struct, frozen=True):
     cgroup: int | None = None
 
 
-def listening() -> Iterator[Listening]:
-    """Every listening TCP socket. OSError where the kernel cannot be asked."""
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _SOCK_DIAG) as asked:
-        asked.settimeout(_SECONDS)
-        for family in (socket.AF_INET, socket.AF_INET6):
-            body = struct.pack("=BBBBI", family, socket.IPPROTO_TCP, 0, 0, _LISTEN) + bytes(48)
-            asked.send(_HEADER.pack(_HEADER.size + len(body), _BY_FAMILY, _REQUEST_DUMP, family, 0) + body)
-            yield from _answers(asked)
+def listening(asked: socket.socket | None = None) -> list[Listening]:
+    """Every listening TCP socket; ``asked`` is a diagnostics socket to use, for who may not open one.
+
+    OSError where the kernel cannot be asked.
+    """
+    if asked is not None:
+        _forget(asked)
+        return list(asked_of(asked))
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _SOCK_DIAG) as own:
+        return list(asked_of(own))
+
+
+def _forget(asked: socket.socket) -> None:
+    """Reads away what somebody before us asked and did not stay to hear: the socket outlives a daemon."""
+    asked.setblocking(False)
+    with suppress(BlockingIOError):
+        while True:
+            asked.recv(1 << 16)
+
+
+def asked_of(asked: socket.socket) -> Iterator[Listening]:
+    """The same through this socket, which has nothing left to be read. OSError."""
+    asked.settimeout(_SECONDS)
+    for family in (socket.AF_INET, socket.AF_INET6):
+        body = struct.pack("=BBBBI", family, socket.IPPROTO_TCP, 0, 0, _LISTEN) + bytes(48)
+        asked.send(_HEADER.pack(_HEADER.size + len(body), _BY_FAMILY, _REQUEST_DUMP, family, 0) + body)
+        yield from _answers(asked)
 
 
 def _answers(asked: socket.socket) -> Iterator[Listening]:

@@ -19,10 +19,13 @@ log = structlog.get_logger(__name__)
 CONTROL = "control"
 HTTP = "http"
 GATEWAY = "gateway"
+DIAGNOSTICS = "diagnostics"
+"""What systemd passes beside the control socket, under the same name: NETLINK_SOCK_DIAG."""
 
 _FIRST_FD = 3
 _PORT_NAME = re.compile(r"port-([0-9]{1,5})")
 _BACKLOG = 1024
+_SOCK_DIAG = 4
 # For both families (ip(7), ipv6(7)); the socket module has no name for it.
 _IP_FREEBIND = 15
 
@@ -52,6 +55,11 @@ class Sockets(Struct, frozen=True):
         return self.by_name.get(GATEWAY, ())
 
     @property
+    def diagnostics(self) -> socket.socket | None:
+        """To ask the kernel who listens where, by somebody who may not open such a socket."""
+        return next(iter(self.by_name.get(DIAGNOSTICS, ())), None)
+
+    @property
     def ports(self) -> Mapping[int, tuple[socket.socket, ...]]:
         """For the gateway ports that mean one model each (``port-<n>``), by port."""
         found = {name: _PORT_NAME.fullmatch(name) for name in self.by_name}
@@ -73,7 +81,7 @@ def passed(environ: MutableMapping[str, str] | None = None, *, first_fd: int = _
     """Takes the sockets that systemd passed to this very process, and the variables that say so.
 
     Names decide, never the order: it changes when a socket unit is restarted. Descriptors of a name that means
-    nothing to us, or that are no listening sockets, are closed with a warning.
+    nothing to us, or that neither listen nor ask who listens, are closed with a warning.
     """
     environ = os.environ if environ is None else environ
     pid = environ.pop("LISTEN_PID", "")
@@ -86,6 +94,7 @@ def passed(environ: MutableMapping[str, str] | None = None, *, first_fd: int = _
         name = names[index] if index < len(names) else ""
         sock = _take(first_fd + index, name)
         if sock is not None:
+            name = DIAGNOSTICS if sock.family == socket.AF_NETLINK else name
             by_name[name] = (*by_name.get(name, ()), sock)
     return Sockets(MappingProxyType(by_name))
 
@@ -103,12 +112,16 @@ def _take(fd: int, name: str) -> socket.socket | None:
         log.warning("a passed descriptor is not a socket", fd=fd, name=name)
         return None
     known = name in (CONTROL, HTTP, GATEWAY) or _PORT_NAME.fullmatch(name)
-    if not known or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+    if not known or not (sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) or _asks_who_listens(sock)):
         log.warning("closed a passed socket that is of no use", fd=fd, name=name)
         sock.close()
         return None
     sock.setblocking(False)
     return sock
+
+
+def _asks_who_listens(sock: socket.socket) -> bool:
+    return sock.family == socket.AF_NETLINK and sock.proto == _SOCK_DIAG
 
 
 def bind_unix(where: str | os.PathLike[str], *, mode: int = 0o660, group: str | None = None) -> socket.socket:

@@ -78,7 +78,7 @@ def _unit(name: str, block: str) -> Unit:
     listens: list[str] = []
     for line in block.splitlines():
         key, _, value = line.partition("=")
-        if key == "Listen":  # a line for each address
+        if key == "Listen" and not value.endswith("(Netlink)"):  # a line for each address
             listens.append(value.partition(" ")[0])
         shown[key] = value
     return Unit(
