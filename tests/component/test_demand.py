@@ -229,6 +229,34 @@ async def test_while_the_switch_waits_for_its_reading_nobody_gets_on_the_leaving
     outside.engine.release(await granted(task))
 
 
+async def test_who_asks_for_the_leaving_model_is_not_put_on_it_when_the_reading_comes(outside: Outside) -> None:
+    await outside.advance(30)
+    outside.gauge.hang = asyncio.Event()
+    task = demand(outside, "beta")
+    await outside.until(lambda: outside.engine.snapshot.switch is not None)
+    behind, unable = demand(outside, "alpha"), demand(outside, "alpha", may_switch=False)
+    await waits(outside, behind, unable)
+    outside.gauge.hang.set()
+    outside.engine.release(await granted(task))
+    assert (await refused(unable)).code is Code.BUSY
+    await waits(outside, behind)
+    await outside.advance(30)
+    outside.engine.release(await granted(behind))
+
+
+async def test_who_asks_for_the_leaving_model_is_put_on_it_when_the_reading_refuses(outside: Outside) -> None:
+    await outside.advance(30)
+    outside.gauge.available, outside.gauge.hang = 0, asyncio.Event()
+    task = demand(outside, "beta")
+    await outside.until(lambda: outside.engine.snapshot.switch is not None)
+    behind = demand(outside, "alpha")
+    await waits(outside, behind)
+    outside.gauge.hang.set()
+    assert (await refused(task)).code is Code.MEMORY_REFUSED
+    outside.engine.release(await granted(behind))
+    assert outside.calls("stop") == []
+
+
 # Hanging up.
 
 

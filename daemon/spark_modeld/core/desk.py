@@ -67,12 +67,14 @@ class Desk:
         life = self.house.lives.get(model)
         if life is None or life.phase is not Phase.SERVING:
             return False
-        # A demand, or idle_return, is about to stop it. Who comes now would be cut off by the drain's deadline.
+        # A demand, or idle_return, is about to stop it: from its switch's beginning, and also in the moment between
+        # its admission and the stop. Who comes then would be cut off by the drain's deadline.
         tx = self.planner.tx
         return (
             tx is None
-            or tx.stage is not Stage.ADMIT
+            or tx.stage is Stage.RAISE
             or model != self.planner.occupant
+            or model == tx.target
             or tx.switch.requested_by in OPERATORS
         )
 
