@@ -95,7 +95,7 @@ class Doing:
             spawn=self._spawn,
             changed=lambda: self._watches.glance(self._observe),
         )
-        return replace(outside, systemd=tenants, gauge=TenantGauge(outside.gauge, tenants))
+        return replace(outside, systemd=tenants, gauge=TenantGauge(outside.gauge, tenants.rounds))
 
     def _now(self) -> Instant:
         return self._out.clock.now()

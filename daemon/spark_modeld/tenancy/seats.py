@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from msgspec import Struct, field
 from msgspec.structs import replace
@@ -12,6 +14,8 @@ from spark_modeld.core.sighting import UNLOADED
 
 MISSING_SECONDS = 6.0
 """How long a list must lack a model: it does for some seconds while the server loads it anew, with another context."""
+
+Spawn = Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]
 
 _RUNNING = frozenset({ActiveState.ACTIVE, ActiveState.RELOADING})
 
