@@ -21,6 +21,9 @@ CONTAINER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{1,127}")
 STOP_TIMEOUT = "2min"
 STOP_MARGIN = 2.0
 """Seconds that docker needs around the container's own end, before the daemon kills the unit."""
+INIT = "docker-init"
+INIT_FOLDERS = ("/usr/local/libexec/docker", "/usr/libexec/docker", "/usr/local/lib/docker", "/usr/lib/docker")
+"""Where docker looks for it beside the PATH (moby, daemon/config/config_linux.go, lookupBinPath)."""
 
 
 def refused_option(word: str) -> str | None:
@@ -58,6 +61,16 @@ def find_docker(path: str) -> str:
         if os.access(program, os.X_OK):
             return program
     raise ValueError(f"there is no docker on {path}: install it, or use [launch]")
+
+
+def init_option(path: str) -> list[str]:
+    """``--init``, where docker has what it needs for that; a later ``--init=false`` of the model's own prevails.
+
+    The first process of a container cannot end itself by a signal: an engine that does, as SGLang after a stop or when
+    its scheduler died, would stay until docker's own SIGKILL. Behind an init it ends at once, and with the same status.
+    """
+    folders = (*path.split(":"), *INIT_FOLDERS)
+    return ["--init"] if any(os.access(f"{folder}/{INIT}", os.X_OK) for folder in folders) else []
 
 
 def drop(account: pwd.struct_passwd | None) -> str:
@@ -169,6 +182,7 @@ def scripts(
     folders: list[str] = []
     if "docker" in model:
         image, words = checked_image(model["docker"])
+        words = [*init_option(path), *words]
         variables |= {"name": f"spark-model-{model_id}", "image": image, "cli": f"{reports}/cli"}
         run, clean = 'run_image "$@"', "clean_image"
         folders = [variables["cli"]]

@@ -25,7 +25,7 @@ from support.docker import (
     why_not,
 )
 from support.serving import SETTINGS, Serving, await_that, unit
-from support.spark import SparkHost, llama_model
+from support.spark import SOURCE, SparkHost, llama_model
 from support.tiny_models import tiny_model
 
 pytestmark = pytest.mark.host
@@ -332,6 +332,34 @@ def test_the_stop_time_is_honoured(boxes: Boxes, switches: list[str], status: st
     assert boxes.containers() == set()
 
 
+def sglang_command(port: int) -> list[str]:
+    """A stand-in that ends itself with SIGKILL after a SIGTERM, as SGLang does."""
+    words = ["--as", "sglang", "--holds", "/run/holds/sglang", "--name", "suicidal", "--port", str(port)]
+    return ["/usr/bin/python3", "-I", "-S", f"{SOURCE}/tests/support/vendor_engine.py", *words]
+
+
+def test_an_engine_that_ends_itself_by_a_signal_is_gone_at_once(boxes: Boxes) -> None:
+    """As the container's first process it could not: docker's SIGKILL would come after the stop time."""
+    entry = docker_entry("sglang", 30024, sglang_command(30024), extra='stop_timeout = "5min"')
+    boxes.host.model("suicidal", entry)
+    boxes.reload()
+    boxes.serve("suicidal")
+    assert boxes.inspect("spark-model-suicidal")["HostConfig"]["Init"] is True
+    boxes.serve(None)  # fails when it takes longer than a minute
+    assert boxes.report("suicidal", "exit") == "137\n"
+    assert boxes.containers() == set()
+
+
+def test_an_image_with_an_init_of_its_own_may_keep_it(boxes: Boxes) -> None:
+    entry = docker_entry("llama-server", 30025, llama_command("own-init", 30025))
+    boxes.host.model("own-init", entry.replace("options = [", 'options = ["--init=false", '))
+    boxes.reload()
+    boxes.serve("own-init")
+    assert boxes.inspect("spark-model-own-init")["HostConfig"]["Init"] is False
+    boxes.serve(None)
+    assert boxes.report("own-init", "exit") == "0\n"
+
+
 def test_a_kill_in_the_midst_of_a_stop_ends_the_container_at_once(boxes: Boxes) -> None:
     boxes.host.model("stubborn", bad_docker("stubborn", 30020, "--ignore-sigterm", extra='stop_timeout = "5min"'))
     boxes.reload()
@@ -351,7 +379,7 @@ def test_children_and_grandchildren_go_too(boxes: Boxes) -> None:
     boxes.reload()
     boxes.serve("wrapped")
     scope = f"system.slice/docker-{str(boxes.report('wrapped', 'container')).strip()}.scope"
-    assert len((boxes.host.cgroup / scope / "cgroup.procs").read_text().split()) == 3
+    assert len((boxes.host.cgroup / scope / "cgroup.procs").read_text().split()) == 4, "docker's init is one"
     boxes.serve(None)
     assert not (boxes.host.cgroup / scope).exists()
     assert boxes.containers(all=True) <= {"sglang-named", "sglang-scripted"}

@@ -134,6 +134,18 @@ def test_without_docker_the_launcher_says_so() -> None:
         launch_docker.find_docker("/nowhere:/nothing")
 
 
+def test_a_container_gets_an_init_where_docker_has_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = tmp_path / "libexec"
+    monkeypatch.setattr(launch_docker, "INIT_FOLDERS", (str(own),))
+    assert launch_docker.init_option("/nowhere:/nothing") == []
+    own.mkdir()
+    (own / "docker-init").touch(mode=0o644)
+    assert launch_docker.init_option("/nowhere") == []
+    (own / "docker-init").chmod(0o755)
+    assert launch_docker.init_option("/nowhere") == ["--init"]
+    assert launch_docker.init_option(f"/nowhere:{own}") == ["--init"]
+
+
 def test_only_the_cli_gets_the_group_docker(monkeypatch: pytest.MonkeyPatch) -> None:
     account = pwd.getpwnam("nobody")
     monkeypatch.setattr(
@@ -255,6 +267,7 @@ class Docker:
         self.set_up()
         monkeypatch.setitem(sys.modules, "launch_docker", launch_docker)
         monkeypatch.setattr(launch_docker, "find_docker", lambda _path: str(self.cli))
+        monkeypatch.setattr(launch_docker, "init_option", lambda _path: ["--init"])
         config.write('[docker]\nimage = "engine:1"\noptions = ["--gpus", "all"]\ncommand = ["it\'s", "$HOME"]\n')
 
     def set_up(self, on_term: str = "") -> None:
@@ -326,7 +339,7 @@ def test_the_container_is_run_as_it_was_written_and_reported(docker: Docker) -> 
     assert docker.report("image") == "engine:1\n"
     (call,) = docker.calls()
     assert call.startswith("run --rm --pull never --sig-proxy=false --name spark-model-alpha --cidfile ")
-    assert call.endswith(" --gpus all engine:1 it's $HOME")
+    assert call.endswith(" --init --gpus all engine:1 it's $HOME")
     status, said = stop_as_systemd(supervisor)
     assert (status, said) == (0, "engine-says-hello\n")
     assert docker.calls()[1:] == ["stop -t 118 spark-model-alpha"]
