@@ -118,7 +118,7 @@ class Engine(Calls):
                     self.open()
             await self.ping()
         self._appraisals.all()
-        log.info(f"configuration read: {len(catalog.models)} models")
+        log.info(f"configuration read: {len(catalog.models)} model{'' if len(catalog.models) == 1 else 's'}")
 
     def _take(self, catalog: Catalog) -> tuple[bool, fx.Effects]:
         """A good configuration; True when it is the first one and systemd has to be read."""

@@ -463,9 +463,11 @@ async def test_events_are_lines_for_people(control: Control, ctl: Ctl) -> None:
     control.face.publish("memory", {"alarm": "under-floor", "message": "Memory is short."})
     control.face.become("embed", Phase.WARMING)
     control.face.publish("config", {"ok": False, "models": []})
+    for models in (["qwen"], ["embed", "qwen"]):
+        control.face.publish("config", {"ok": True, "models": models})
     control.face.publish("news", {"of": "tomorrow"})
-    told = [(await process.stdout.readline()).decode().rstrip()[10:] for _ in range(8)]
-    assert told[:7] == [
+    told = [(await process.stdout.readline()).decode().rstrip()[10:] for _ in range(10)]
+    assert told[:9] == [
         "switch  qwen → llama-70b  queued  [s1]",
         "switch  qwen → llama-70b  failed, it will� not stop  [s1]",
         "slot    qwen serving, embed waited for",
@@ -473,8 +475,10 @@ async def test_events_are_lines_for_people(control: Control, ctl: Ctl) -> None:
         "memory  Memory is short.",
         "model   embed warming",
         "config  it is wrong; the one before stays in force: spark-modelctl reload says what",
+        "config  in force: 1 model",
+        "config  in force: 2 models",
     ]
-    assert "tomorrow" in told[7]
+    assert "tomorrow" in told[9]
     process.send_signal(signal.SIGINT)
     assert (await finished(process)).code == 0
 
@@ -491,7 +495,11 @@ async def test_events_stream(control: Control, ctl: Ctl) -> None:
 
 
 async def test_reload(control: Control, ctl: Ctl) -> None:
-    assert "3 models" in (await ctl("reload")).out
+    assert (await ctl("reload")).out == "The configuration is in force: 3 models.\n"
+    snapshot = control.face.snapshot
+    one = replace(snapshot.catalog, models={"qwen": snapshot.catalog.models["qwen"]})
+    control.face.snapshot = replace(snapshot, catalog=one)
+    assert (await ctl("reload")).out == "The configuration is in force: 1 model.\n"
     control.face.refusal = refused(
         Code.INVALID_CONFIG,
         "one error",

@@ -16,7 +16,7 @@ from spark_modeld.cli.failures import FAILED, INTERRUPTED, TIMED_OUT, Failure, l
 from spark_modeld.cli.options import Ctl, common, pass_ctl
 from spark_modeld.cli.progress import Lines, Live, Progress, Silent, follow
 from spark_modeld.cli.starting import until_it_serves
-from spark_modeld.cli.text import phase, span
+from spark_modeld.cli.text import counted, phase, span
 
 _UNITS = (
     "spark-modeld.socket",
@@ -120,7 +120,7 @@ def stop(ctl: Ctl, model: str) -> None:
 def reload(ctl: Ctl) -> None:
     """Read the configuration again; a wrong one changes nothing."""
     shown = ctl.client.call("POST", "/api/reload")
-    ctl.say(shown, f"The configuration is in force: {len(shown['models'])} models.")
+    ctl.say(shown, f"The configuration is in force: {counted(len(shown['models']), 'model')}.")
 
 
 @click.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from spark_modeld.cli.text import clean, fit, paint, size, width
+from spark_modeld.cli.text import clean, counted, fit, paint, size, width
 
 _COLOURS = {"error": "red", "warning": "yellow", "info": "dim"}
 _LABELS = {"weights": "weights", "kv_cache": "KV cache", "overhead": "overhead", "shared_memory": "shared memory"}
@@ -62,7 +62,7 @@ def _finding(finding: dict[str, Any]) -> list[str]:
 def _verdict(shown: dict[str, Any]) -> str:
     if not shown["ok"]:
         count = sum(finding["level"] == "error" for finding in shown["findings"])
-        return paint(f"{count} error{'s' if count > 1 else ''}: it is not tried without --force", "red")
+        return paint(f"{counted(count, 'error')}: it is not tried without --force", "red")
     if any(finding["level"] == "warning" for finding in shown["findings"]):
         return paint("nothing that keeps it from being tried; see the warnings", "yellow")
     return paint("ready to be tried", "green")

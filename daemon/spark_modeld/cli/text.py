@@ -76,6 +76,11 @@ def span(seconds: float) -> str:
     return f"{minutes // (24 * 60)} days"
 
 
+def counted(count: int, noun: str) -> str:
+    """``1 model``, ``2 models``."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def about(seconds: float) -> str:
     """A duration that is an estimate: ``3 s``, ``45 s``, ``2 min 10 s``, ``25 min``."""
     if seconds < 10:

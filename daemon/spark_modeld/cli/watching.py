@@ -10,7 +10,7 @@ import click
 from spark_modeld.cli.client import Event, StreamEnded
 from spark_modeld.cli.options import Ctl, common, pass_ctl
 from spark_modeld.cli.outlook import how_far
-from spark_modeld.cli.text import arrow, clean, paint, phase, size
+from spark_modeld.cli.text import arrow, clean, counted, paint, phase, size
 
 
 @click.command()
@@ -71,4 +71,4 @@ def _model(data: dict[str, Any]) -> str:
 def _config(data: dict[str, Any]) -> str:
     if not data["ok"]:
         return paint("it is wrong; the one before stays in force: spark-modelctl reload says what", "red")
-    return f"in force: {len(data['models'])} models"
+    return f"in force: {counted(len(data['models']), 'model')}"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from spark_modeld.cli.doctor.facts import Facts, PathFacts
 from spark_modeld.cli.doctor.finding import Area, Finding, error, ok, unseen, warning
+from spark_modeld.cli.text import counted
 from spark_modeld.core.model import Container, Docker
 
 _DAEMON, _SECRETS, _OPERATORS = "spark-modeld", "spark-modeld-secrets", "spark-modeld"
@@ -26,7 +27,7 @@ def configuration(facts: Facts) -> Iterator[Finding]:
     if before:
         return
     models, default = facts.catalog.models, facts.catalog.settings.slot.default
-    count = f"{len(models)} models" if len(models) != 1 else "1 model"
+    count = counted(len(models), "model")
     known = facts.daemon.models if facts.daemon is not None else None
     found: list[Finding] = []
     if known is not None and set(known) != set(models):
