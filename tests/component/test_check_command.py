@@ -204,7 +204,9 @@ async def test_a_path_needs_no_daemon(tmp_path: Path, ctl: Ctl) -> None:
     assert (done.code, done.err) == (0, "")
     assert (done.json["ok"], done.json["weights"], done.json["weight_files"]) == (True, 1_000_000, 2)
     assert done.json["proposal"]["file"] == "models.d/qwen3-tiny.toml"
-    assert "In no catalog." in (await ctl("check", str(folder))).out
+    told = (await ctl("check", str(folder))).out
+    assert f"In no catalog. `spark-modelctl add {folder}` makes this models.d/qwen3-tiny.toml of it:\n" in told
+    assert done.json["proposal"]["toml"] in told
     (folder / "model-00001-of-00002.safetensors").unlink()
     broken = await ctl("check", str(folder))
     assert (broken.code, "unfinished-download" in broken.out) == (1, True)

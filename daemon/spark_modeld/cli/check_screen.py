@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 from spark_modeld.cli.text import clean, counted, fit, paint, size, width
@@ -24,8 +25,8 @@ def check(shown: dict[str, Any]) -> list[str]:
     lines += ["", *_need(shown)]
     proposal = shown.get("proposal")
     if proposal is not None:
-        file = f"/etc/spark-modeld/{proposal['file']}"
-        lines += ["", paint(f"In no catalog. To add it, write this to {file}, then `spark-modelctl reload`:", "dim")]
+        add = f"spark-modelctl add {shlex.quote(shown['path'])}"
+        lines += ["", paint(clean(f"In no catalog. `{add}` makes this {proposal['file']} of it:"), "dim")]
         lines += ["", *clean_lines(proposal["toml"])]
     return lines
 
