@@ -238,7 +238,9 @@ async def test_who_asks_for_the_leaving_model_is_not_put_on_it_when_the_reading_
     await waits(outside, behind, unable)
     outside.gauge.hang.set()
     outside.engine.release(await granted(task))
-    assert (await refused(unable)).code is Code.BUSY
+    problem = await refused(unable)
+    assert (problem.code, problem.extra["holder"]) == (Code.BUSY, "beta")
+    assert problem.detail.startswith("alpha makes way for beta")
     await waits(outside, behind)
     await outside.advance(30)
     outside.engine.release(await granted(behind))

@@ -231,7 +231,12 @@ class Desk:
 
     def _busy(self, model: str, now: Instant) -> Problem:
         """Who holds the slot, since when, and when to try again."""
-        holder = self.planner.standing() or (self.planner.tx.target if self.planner.tx else None)
+        standing, coming = self.planner.standing(), self.planner.tx.target if self.planner.tx else None
+        if model == standing:
+            taken = f"makes way for {coming}" if coming else "is being stopped"
+            detail = f"{model} {taken}, and this request may not start it again."
+            return Problem(Code.BUSY, detail, {"holder": coming, "retry_after": ceil(_UNTIL_SOMEBODY_SWITCHES)})
+        holder = standing or coming
         if holder is None or self.house.models[model].role is Role.SIDE:
             detail = f"{model} is not running, and this request may not start it."
             return Problem(Code.BUSY, detail, {"holder": None, "retry_after": ceil(_UNTIL_SOMEBODY_SWITCHES)})
