@@ -59,14 +59,14 @@ class Loading:
         house = self._slot().house
         loads = {model for model, life in house.lives.items() if life.phase in LOADING}
         for model, (began, task) in tuple(self._readers.items()):
-            risen = house.risen_at.get(model)
+            risen = house.falls.risen_at.get(model)
             if model not in loads or (risen is not None and risen.wall != began):
                 task.cancel()
                 del self._readers[model]
                 self._progress.pop(model, None)
         for model in loads - self._readers.keys():
             # What was found loading was never seen to rise.
-            began = house.risen_at.get(model, house.lives[model].since).wall
+            began = house.falls.risen_at.get(model, house.lives[model].since).wall
             reader = self._spawn(self._read(house.models[model], began), f"load of {model}")
             self._readers[model] = (began, reader)
 

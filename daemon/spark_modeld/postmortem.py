@@ -48,7 +48,7 @@ class Postmortem:
 
     def follow(self) -> None:
         """Reads the last words of every model that has fallen since."""
-        fallen = self._slot().house.fallen
+        fallen = self._slot().house.falls.fallen
         for model in self._read.keys() - fallen.keys():
             del self._read[model]
         for model in fallen:
@@ -69,7 +69,7 @@ class Postmortem:
     def _words_of(self, model: str) -> asyncio.Future[Lines] | None:
         """The last words of a model that fell, being read if need be; None for one that did not."""
         house = self._slot().house
-        problem = house.fallen.get(model)
+        problem = house.falls.fallen.get(model)
         if problem is None:
             return None
         known = self._read.get(model)
@@ -77,7 +77,7 @@ class Postmortem:
             known = (problem, asyncio.get_running_loop().create_future())
             self._read[model] = known
             # What was adopted was never seen to rise.
-            risen = house.risen_at.get(model)
+            risen = house.falls.risen_at.get(model)
             tail = self._tail(house.models[model].unit, risen.wall if risen is not None else None)
             self._spawn(self._explain(model, *known, tail), f"last words of {model}")
         return known[1]

@@ -83,7 +83,7 @@ def _model_state(slot: Slot, model: str, progress: Progress | None, fits: Fits |
         default=house.catalog.settings.slot.default == model,
         in_flight=house.leases.get(model, 0),
         error=life.problem,
-        fell=house.fallen.get(model),
+        fell=house.falls.fallen.get(model),
         findings=notable(house.findings(model)),
         progress=progress,
     )

@@ -13,7 +13,8 @@ from spark_modeld.core.admission import Holder, admit, held_by, is_large, never_
 from spark_modeld.core.appraisal import Appraisal, Inspection, appraise, port_taken
 from spark_modeld.core.check import Room, memory
 from spark_modeld.core.effects import Arm, Do, Effects, Read, Save
-from spark_modeld.core.errors import BLAMED_ON_THE_UNIT, Code, Problem
+from spark_modeld.core.errors import Code, Problem
+from spark_modeld.core.falls import Falls
 from spark_modeld.core.finding import Finding, sort
 from spark_modeld.core.fingerprint import fingerprint
 from spark_modeld.core.footprint import estimate, flags_of
@@ -35,8 +36,7 @@ class House:
 
     ``released_at`` is when (monotonic seconds) a lease of a model was last given back, ``flowed_at`` when bytes of a
     good answer came last; ``lost`` are starts that came
-    to nothing, with the reason, for those who wait for them. ``fallen`` is why a model that nobody stopped went down
-    last, also while it is up again, until it is stopped or a person asks for it; ``risen_at`` when it was started last.
+    to nothing, with the reason, for those who wait for them.
     """
 
     def __init__(self, catalog: Catalog, measured: Mapping[str, Measured], now: Instant) -> None:
@@ -51,9 +51,7 @@ class House:
         self.accounts = Accounts(measured)
         self.refusals: dict[str, Problem] = {}
         self.effects: Effects = []
-        self.blamed: dict[str, Problem] = {}
-        self.fallen: dict[str, Problem] = {}
-        self.risen_at: dict[str, Instant] = {}
+        self.falls = Falls()
         self._attempts: dict[str, Attempts] = {}
         self._tokens = 0
 
@@ -261,9 +259,9 @@ class House:
             event = life_of.Refused(self.refusals.pop(model, _never_read(model)))
         after, acts = lifecycle.step(before, event, now, self._limits(model))
         if after.phase is not before.phase:
-            after = self._explained(model, before, after)
+            after = self.falls.explained(model, before, after, self.accounts.curves.get(model))
             self.accounts.moved(model, before, after, now, self._about(model, event))
-            self._remember(model, before, after, now)
+            self.falls.moved(model, before, after, now)
         self.lives[model] = after
         self.effects += [Do(model, act, after.epoch) for act in acts]
         if after.deadline is not None and (after.epoch, after.deadline) != (before.epoch, before.deadline):
@@ -274,33 +272,12 @@ class House:
             # What it stood there for without generating was no service.
             self.tries(model).served(now, less=event.seconds if isinstance(event, life_of.Stalled) else 0.0)
 
-    def _explained(self, model: str, before: Life, after: Life) -> Life:
-        """With what the house knows of its end: that the guard stopped it, or how memory went while it loaded."""
-        if after.phase is Phase.SERVING:
-            self.blamed.pop(model, None)
-        if after.idle and model in self.blamed:
-            return replace(after, problem=self.blamed.pop(model))
-        problem, curve = after.problem, self.accounts.curves.get(model)
-        killed = problem is not None and problem.extra.get("result") in {"oom-kill", "signal"}
-        if problem is not None and killed and before.phase in LOADING and curve is not None:
-            return replace(after, problem=replace(problem, extra={**problem.extra, "curve": curve.points()}))
-        return after
-
-    def _remember(self, model: str, before: Life, after: Life, now: Instant) -> None:
-        if before.idle:
-            self.risen_at[model] = now
-        elif after.idle:
-            self.fallen.pop(model, None)
-            if after.problem is not None and after.problem.code in BLAMED_ON_THE_UNIT:
-                self.fallen[model] = after.problem
-
     def explain(self, model: str, before: Problem, after: Problem) -> None:
         """The same problem of a model that fell, of which more is known now."""
         life = self.lives.get(model)
         if life is not None and life.problem == before:
             self.lives[model] = replace(life, problem=after)
-        if self.fallen.get(model) == before:
-            self.fallen[model] = after
+        self.falls.explain(model, before, after)
 
     def _about(self, model: str, event: LifeEvent) -> About:
         spec = self.models[model]
@@ -340,7 +317,7 @@ class House:
     def pardon(self, model: str) -> None:
         """A person asked for this model: its failures are forgotten."""
         self.tries(model).forgive()
-        self.fallen.pop(model, None)
+        self.falls.pardon(model)
 
     def blame(self, model: str, problem: Problem, now: Instant) -> None:
         """Its start failed, or was refused."""
@@ -402,8 +379,7 @@ class House:
                     del self.models[model], self.lives[model]
                     self.released_at.pop(model, None)
                     self.flowed_at.pop(model, None)
-                    self.fallen.pop(model, None)
-                    self.risen_at.pop(model, None)
+                    self.falls.forget(model)
             elif new is not old and (at_rest or (new.seat == old.seat and new.role is old.role)):
                 self.models[model] = new
                 if new.seat != old.seat:

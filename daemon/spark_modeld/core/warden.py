@@ -92,7 +92,7 @@ class Warden:
             )
             self._say(Alarm.STOPPING, message, reading, floor, model)
             extra = {"guard": True, "available": reading.available, "floor": floor}
-            self._house.blamed[model] = Problem(Code.MEMORY_REFUSED, message, extra)
+            self._house.falls.blamed[model] = Problem(Code.MEMORY_REFUSED, message, extra)
             self._stop(model, message, now)
         self._guard.acted(now)
 
