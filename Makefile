@@ -30,7 +30,7 @@ test-transformers: build ## one more host test, against the real `transformers s
 	@packaging/build transformers
 	@.venv/bin/python3 -m pytest -q tests/transformers -m transformers
 
-test-clients: build ## the gateway with litellm as its client; fetches some 200 MB
+test-clients: build ## the gateway with litellm as its client, two of them behind its proxy; fetches some 650 MB
 	@packaging/build clients
 	@.venv/bin/python3 -m pytest -q tests/clients -m clients
 
