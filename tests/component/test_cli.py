@@ -394,12 +394,51 @@ async def test_start_and_stop(control: Control, ctl: Ctl) -> None:
 
 
 async def test_start_waits_until_the_model_serves(control: Control, ctl: Ctl) -> None:
-    process = await ctl.start("start", "embed")
+    process = await ctl.start("start", "embed", "--json")
     await control.face.started.get()
     for phase in (Phase.WARMING, Phase.SERVING):
         control.face.become("embed", phase)
     done = await finished(process)
+    assert (done.code, done.json["state"], done.err) == (0, "serving", "")
+
+
+async def test_start_shows_how_far_the_engine_is_and_how_long_it_takes(control: Control, ctl: Ctl) -> None:
+    await ctl("switch", "embed", "--no-wait")
+    for phase in (SwitchPhase.STARTING, SwitchPhase.WARMING, SwitchPhase.WARMING):
+        control.face.advance("s1", phase)
+    control.face.finish("s1", Outcome.READY)
+    process = await ctl.start("start", "embed")
+    assert process.stdout is not None
+    await control.face.started.get()
+    told = [(await process.stdout.readline()).decode().split(" s  ", 1)[1]]
+    for percent in (1, 45):
+        progress = Progress(LoadStep.WEIGHTS, percent / 100)
+        control.face.become("embed", Phase.WARMING, progress=progress)
+        told.append((await process.stdout.readline()).decode().split(" s  ", 1)[1])
+    control.face.become("embed", Phase.SERVING)
+    done = await finished(process)
     assert (done.code, done.out, done.err) == (0, "embed serving\n", "")
+    takes = told[0].removeprefix("starting  takes about ").split(",")[0]
+    assert told == [
+        f"starting  takes about {takes}, as the last time\n",
+        "warming  loading weights 1 %\n",
+        "warming  loading weights 45 %\n",
+    ]
+
+
+async def test_start_on_a_terminal_draws_one_line(control: Control, ctl: Ctl) -> None:
+    main, other = pty.openpty()
+    process = await ctl.start("start", "embed", stdout=other, TERM="xterm", COLUMNS="150")
+    os.close(other)
+    await control.face.started.get()
+    control.face.become("embed", Phase.WARMING, progress=Progress(LoadStep.WEIGHTS, 0.5))
+    seen = await _read_until(main, b"50 %")
+    control.face.become("embed", Phase.SERVING)
+    seen += await _read_until(main, b"serving")
+    os.close(main)
+    assert (await finished(process)).code == 0
+    assert "embed, " in seen.decode()
+    assert "in all, loading weights [█████░░░░░] 50 %" in seen.decode()
 
 
 async def test_a_start_that_fails_is_told_with_the_units_last_words(control: Control, ctl: Ctl) -> None:

@@ -40,6 +40,7 @@ from spark_modeld.core.model import (
     SwitchPhase,
 )
 from spark_modeld.core.outlook import Outlook
+from spark_modeld.core.progress import Progress
 from spark_modeld.core.report import Report
 from spark_modeld.face import Event, ModelState, Snapshot
 
@@ -240,14 +241,14 @@ class FakeFace:
         self._ask(Asked("stop", name, actor))
         self._model(name, Phase.STOPPING)
 
-    def become(self, name: str, phase: Phase, fell: Problem | None = None) -> None:
-        """The model is in this phase, and it is told."""
-        self._model(name, phase, fell)
+    def become(self, name: str, phase: Phase, fell: Problem | None = None, *, progress: Progress | None = None) -> None:
+        """The model is in this phase, and so far; it is told."""
+        self._model(name, phase, fell, progress)
         self.publish("model", {"id": name, "state": str(phase)})
 
-    def _model(self, name: str, phase: Phase, fell: Problem | None = None) -> None:
+    def _model(self, name: str, phase: Phase, fell: Problem | None = None, progress: Progress | None = None) -> None:
         models = dict(self.snapshot.models)
-        models[name] = replace(models[name], phase=phase, fell=fell)
+        models[name] = replace(models[name], phase=phase, fell=fell, progress=progress)
         self.snapshot = replace(self.snapshot, models=models)
 
     async def gate(self, model_id: str) -> None:

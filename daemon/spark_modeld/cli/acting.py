@@ -88,7 +88,7 @@ def start(ctl: Ctl, model: str, wait: bool) -> None:
     try:
         shown = client.call("POST", f"/api/models/{quote(model, safe='')}/start")
         if stream is not None:
-            shown = until_it_serves(client, stream, shown)
+            shown = until_it_serves(client, stream, shown, _progress(ctl))
     except KeyboardInterrupt:
         click.echo(f"The start of {model} goes on. `spark-modelctl stop {model}` ends it.", err=True)
         sys.exit(INTERRUPTED)
@@ -140,10 +140,13 @@ def shutdown(ctl: Ctl) -> None:
     ctl.say({"stopped": list(_UNITS)}, "The daemon and its sockets are stopped. Models keep serving.")
 
 
+def _progress(ctl: Ctl) -> Progress:
+    return Silent() if ctl.json else Live() if sys.stdout.isatty() else Lines()
+
+
 def _wait(ctl: Ctl, stream: Stream, shown: dict[str, Any], timeout: float | None) -> dict[str, Any]:
-    progress: Progress = Silent() if ctl.json else Live() if sys.stdout.isatty() else Lines()
     try:
-        return follow(ctl.client, stream, shown, progress, timeout)
+        return follow(ctl.client, stream, shown, _progress(ctl), timeout)
     except KeyboardInterrupt:
         cancel_it = f"`spark-modelctl cancel {shown['id']}` cancels it."
         click.echo(f"The switch to {_target(shown)} goes on. {cancel_it}", err=True)

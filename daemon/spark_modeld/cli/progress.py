@@ -1,4 +1,4 @@
-"""Follows a switch to its end by the daemon's events, and shows how far it is."""
+"""Follows a switch to its end by the daemon's events, and shows how far it, or a start beside the slot, is."""
 
 from __future__ import annotations
 
@@ -83,8 +83,7 @@ class Live:
             if self._step:
                 self._draw(f"  {self._step.ljust(12)} {span(now - self._since)}\n")
             self._step, self._since = step, now
-        way = f"{switch['from'] or 'empty'} {arrow()} {switch['model'] or 'empty'}"
-        line = f"  {step.ljust(12)} {span(now - self._since)}   {way}, {span(now - self._started)} in all"
+        line = f"  {step.ljust(12)} {span(now - self._since)}   {_way(switch)}, {span(now - self._started)} in all"
         for text in (how_far(switch, _BAR_COLUMNS), how_much_longer(self._left(now)), how_long(switch)):
             if text and len(line) + len(text) + 2 < width():
                 line += f", {text}"
@@ -137,6 +136,10 @@ def follow(
     finally:
         progress.end()
         stream.close()
+
+
+def _way(switch: dict[str, Any]) -> str:
+    return switch.get("way") or f"{switch['from'] or 'empty'} {arrow()} {switch['model'] or 'empty'}"
 
 
 def _step(switch: dict[str, Any]) -> str:
