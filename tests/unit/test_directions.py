@@ -91,18 +91,21 @@ MAY_IMPORT = {
     "memory": {"core", "ports"},
     "remains": {"core", "ports"},
     "backends": {"core", "ports"},
-    "tailnet": {"core"},
+    "programs": set(),
+    "tailnet": {"core", "programs"},
     "whereabouts": {"core"},
     "metrics": set(),
     "counting": {"core", "face", "metrics"},
     "control": {"core", "face", "metrics"},
     "gateway": {"core", "face", "metrics"},
-    "cli": {"core", "config", "checkpoint", "inspection", "memory", "remains", "tailnet", "paths"},
+    "cli": {"core", "config", "checkpoint", "inspection", "memory", "remains", "tailnet", "paths", "programs"},
 }
 """Beside itself, and what is in ``__init__``. ``app`` puts everything together."""
 
 PURE_PARTS = {"core", "ports", "face"}
-ONLY_LAZILY = {"cli": {"core", "config", "checkpoint", "inspection", "memory", "remains", "tailnet", "paths"}}
+ONLY_LAZILY = {
+    "cli": {"core", "config", "checkpoint", "inspection", "memory", "remains", "tailnet", "paths", "programs"}
+}
 LOADED_LAZILY = {"cli/doctor/": "cli/doctor/command.py"}
 """Folders of modules that are imported only where they are needed, by whom: what they import is lazy with them."""
 ONLY_GLIB = {"gi": {"systemd/glib_thread.py"}}

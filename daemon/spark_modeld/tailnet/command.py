@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import signal
 import subprocess
 from typing import Any
 
 from msgspec import Struct
 
 from spark_modeld.core.tailnet import Tailnet, tailnet_of
+from spark_modeld.programs import end, start
 
 SECONDS = 2.0
-_DYING_SECONDS = 0.5
 _STATUS = ("tailscale", "status", "--json", "--peers=false")
 _SERVE = ("tailscale", "serve", "status", "--json")
 
@@ -31,7 +28,7 @@ def ask(seconds: float = SECONDS) -> Answer:
     """Blocking, for as many seconds at most; it never raises."""
     asked: list[subprocess.Popen[bytes]] = []
     try:
-        asked += map(_start, (_STATUS, _SERVE))
+        asked += (start(*command) for command in (_STATUS, _SERVE))
         texts = [each.communicate(timeout=seconds)[0] for each in asked]
     except subprocess.TimeoutExpired:
         return Answer(installed=True, trouble=f"`tailscale status` has not answered in {seconds:g} s")
@@ -41,7 +38,7 @@ def ask(seconds: float = SECONDS) -> Answer:
         return Answer(installed=True, trouble=f"`tailscale` cannot be run: {error.strerror or error}")
     finally:
         for each in asked:
-            _end(each)
+            end(each)
     # With its daemon stopped or logged out the command fails, and says which in the JSON.
     documents = [_parsed(text) for text in texts]
     if documents[0] is None:
@@ -52,26 +49,6 @@ def ask(seconds: float = SECONDS) -> Answer:
 def look() -> Tailnet | None:
     """The machine's tailnet; None where there is none, or nobody answers."""
     return ask().tailnet
-
-
-def _start(command: tuple[str, ...]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,  # its children go with it
-    )
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_DYING_SECONDS)
-    if process.stdout is not None:
-        process.stdout.close()
 
 
 def _parsed(text: bytes) -> Any:

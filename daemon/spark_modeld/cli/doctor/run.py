@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from spark_modeld.programs import end, start
+
 SECONDS = 4.0
 """Far more than any of them takes, also on a machine that is busy loading a model."""
-_DYING_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -37,16 +35,9 @@ class Ran:
 
 def run(*command: str, seconds: float = SECONDS, environment: Mapping[str, str] | None = None) -> Ran:
     """Its end, or what hindered it. It never raises, and takes hardly longer than so many seconds."""
-    pipe = subprocess.PIPE
+    plain = {"LC_ALL": "C", "SYSTEMD_COLORS": "0"}
     try:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=pipe,
-            stderr=pipe,
-            start_new_session=True,  # its children go with it
-            env={**os.environ, "LC_ALL": "C", "SYSTEMD_COLORS": "0", **(environment or {})},
-        )
+        process = start(*command, environment={**plain, **(environment or {})})
     except FileNotFoundError:
         return Ran(None, missing=True)
     except OSError as error:
@@ -56,17 +47,5 @@ def run(*command: str, seconds: float = SECONDS, environment: Mapping[str, str] 
     except subprocess.TimeoutExpired:
         return Ran(None, hangs=True)
     finally:
-        _end(process)
+        end(process)
     return Ran(process.returncode, out.decode(errors="replace"), err.decode(errors="replace"))
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        # One that waits for a driver cannot even be killed.
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_DYING_SECONDS)
-    for stream in (process.stdout, process.stderr):
-        if stream is not None:
-            stream.close()
