@@ -34,5 +34,14 @@ async def build() -> AsyncIterator[Callable[..., Outside]]:
             await outside.engine.shut_down()
             assert outside.systemd.closed
             assert outside.clock.armed == 0
+            assert outside.journal.followed == []
             assert outside.engine.snapshot.queue == ()
     assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+@pytest.fixture
+async def outside(build: Callable[..., Outside]) -> Outside:
+    """An outside whose engine runs."""
+    made = build()
+    await made.up()
+    return made

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import urllib.request
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -133,16 +133,6 @@ async def test_the_real_llama_server_shows_a_long_generation_in_its_slots() -> N
                 before = (await VITALS.look(model, 5)).mark
                 while (await VITALS.look(model, 5)).mark == before:
                     pass
-
-
-@pytest.fixture
-async def outside() -> AsyncIterator[Outside]:
-    made = Outside()
-    await made.up()
-    yield made
-    await made.engine.shut_down()
-    assert made.clock.armed == 0
-    assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
 async def switched(outside: Outside, model: str) -> None:

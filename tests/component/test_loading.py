@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -15,17 +14,6 @@ pytestmark = pytest.mark.component
 
 HALF = "Loading safetensors checkpoint shards:  50% Completed | 2/4 [00:00<00:00,  2.3it/s]"
 DONE = "Loading safetensors checkpoint shards: 100% Completed | 4/4 [00:00<00:00,  2.3it/s]"
-
-
-@pytest.fixture
-async def outside() -> AsyncIterator[Outside]:
-    made = Outside()
-    await made.up()
-    yield made
-    await made.engine.shut_down()
-    assert made.clock.armed == 0
-    assert made.journal.followed == []
-    assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
 async def request(outside: Outside, model: str) -> Switch:
