@@ -11,12 +11,13 @@ TOTAL = 128 * GIB
 
 
 class Gb10:
-    """What the kernel and the driver say inside the host."""
+    """What the kernel and the driver say inside the host, by files in ``folder``."""
 
-    def __init__(self, host: SparkHost) -> None:
+    def __init__(self, host: SparkHost, *, folder: str = FOLDER) -> None:
         self._host = host
-        host.run("mkdir", "-p", FOLDER)
-        self.nvml = FakeNvml(host.path(FOLDER) / "nvml")
+        self._folder = folder
+        host.run("mkdir", "-p", folder)
+        self.nvml = FakeNvml(host.path(folder) / "nvml")
         self.available(110 * GIB)
 
     def reset(self) -> None:
@@ -29,12 +30,12 @@ class Gb10:
         values = {"MemTotal": TOTAL, "MemFree": available // 2, "MemAvailable": available}
         lines = [f"{key}: {value >> 10} kB" for key, value in values.items()]
         lines += [f"HugePages_Total: {huge_pages}", f"HugePages_Free: {huge_pages // 2}", "Hugepagesize: 2048 kB"]
-        self._host.write(f"{FOLDER}/new", "\n".join([*lines, ""]))
-        self._host.run("mv", f"{FOLDER}/new", f"{FOLDER}/meminfo")
+        self._host.write(f"{self._folder}/new", "\n".join([*lines, ""]))
+        self._host.run("mv", f"{self._folder}/new", f"{self._folder}/meminfo")
 
     def install(self) -> None:
         """Puts both in the daemon's environment."""
-        folder = f"{SOURCE}/{library_dir().relative_to(REPOSITORY)}"
-        environment = f"SPARK_MODELD_MEMINFO={FOLDER}/meminfo FAKE_NVML={FOLDER}/nvml LD_LIBRARY_PATH={folder}"
+        files = f"SPARK_MODELD_MEMINFO={self._folder}/meminfo FAKE_NVML={self._folder}/nvml"
+        environment = f"{files} LD_LIBRARY_PATH={SOURCE}/{library_dir().relative_to(REPOSITORY)}"
         self._host.write(f"/etc/systemd/system/{DAEMON}.d/gb10.conf", f"[Service]\nEnvironment={environment}\n")
         self._host.run("systemctl", "daemon-reload")

@@ -53,17 +53,24 @@ class Host:
     """One throwaway host; use it as a context manager.
 
     ``binds`` maps folders inside to folders of this machine that appear there read-only. With ``share_net`` it has
-    this machine's network, so that ports inside are ports here. ``root`` is what it is a view of.
+    this machine's network, so that ports inside are ports here. ``root`` is what it is a view of. With a ``disk`` what
+    it writes outlasts its power, for ``power_cycle``.
     """
 
     def __init__(
-        self, *, binds: Mapping[str, Path] | None = None, share_net: bool = False, root: Path = Path("/")
+        self,
+        *,
+        binds: Mapping[str, Path] | None = None,
+        share_net: bool = False,
+        root: Path = Path("/"),
+        disk: bool = False,
     ) -> None:
         self.name = f"spark-{os.getpid()}-{next(_numbers)}"
         self.pid = 0
         self._binds = dict(binds or {})
         self._share_net = share_net
         self._root = root
+        self._disk = disk
         self._state = STATES / self.name
         cgroup2 = _cgroup2()
         assert cgroup2 is not None
@@ -84,8 +91,8 @@ class Host:
     def boot(self) -> None:
         """Returns when systemd has started everything. RuntimeError with the console's words if it does not."""
         _sweep()
-        (self._state / "root").mkdir(parents=True)
-        (self._state / "rw").mkdir()
+        for folder in ("root", "rw", *(["disk"] if self._disk else [])):
+            (self._state / folder).mkdir(parents=True, exist_ok=True)
         # Its own cgroup, entered before the cgroup namespace is made: two PID 1 must not share a tree.
         self.cgroup.mkdir()
         enter = 'echo $$ >"$1/cgroup.procs"; shift; exec "$@"'
@@ -176,6 +183,15 @@ class Host:
         assert self._launcher is not None
         self._launcher.wait(120)
 
+    def power_cycle(self) -> None:
+        """Shuts it down the way an administrator would, and boots it again from its disk."""
+        assert self._disk
+        self.run("systemctl", "poweroff", check=False)
+        self.await_end()
+        self._launcher, self.pid = None, 0
+        _remove_cgroup(self.cgroup)
+        self.boot()
+
     def stop(self) -> None:
         """Ends every process inside; its mounts go with it."""
         if self._launcher is not None:
@@ -191,12 +207,16 @@ class Host:
 
 
 def _remove(state: Path, cgroup: Path) -> None:
+    _remove_cgroup(cgroup)
+    shutil.rmtree(state, ignore_errors=True)
+
+
+def _remove_cgroup(cgroup: Path) -> None:
     deadline = time.monotonic() + 10
     while cgroup.exists() and "populated 1" in (cgroup / "cgroup.events").read_text() and time.monotonic() < deadline:
         time.sleep(0.01)
     for folder, _, _ in os.walk(cgroup, topdown=False):
         os.rmdir(folder)
-    shutil.rmtree(state, ignore_errors=True)
 
 
 def _sweep() -> None:

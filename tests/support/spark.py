@@ -92,7 +92,7 @@ class Unix(http.client.HTTPConnection):
 class SparkHost(host.Host):
     """The host, its engines in /opt/llama, and models of ``tiny_model`` in /srv/models."""
 
-    def __init__(self, *, binds: Mapping[str, Path] | None = None, share_net: bool = False) -> None:
+    def __init__(self, *, binds: Mapping[str, Path] | None = None, share_net: bool = False, disk: bool = False) -> None:
         MODELS.mkdir(parents=True, exist_ok=True)
         standard = {
             SOURCE: REPOSITORY,
@@ -100,7 +100,7 @@ class SparkHost(host.Host):
             "/srv/models": MODELS,
             TOOLS: Path(sysconfig.get_path("purelib")),
         }
-        super().__init__(binds={**standard, **(binds or {})}, share_net=share_net)
+        super().__init__(binds={**standard, **(binds or {})}, share_net=share_net, disk=disk)
 
     def install(self) -> float:
         """Runs ``make install`` inside; the seconds it took."""
