@@ -135,6 +135,10 @@ HOW: tuple[tuple[str, Here | Elsewhere | Not], ...] = (
     ("spark-modelctl switch gpt-oss-120b", Here(with_a_notebook, status=4)),
     ("spark-modelctl start gpt-oss-120b", Here(status=4)),
     ("spark-modelctl memory", Here()),
+    ("pip install 'litellm[proxy]'", Elsewhere("packaging/requirements-clients.in", "litellm[proxy]")),
+    ("sudo cp sysctl.conf", Elsewhere("tests/support/two_sparks.py", "sysctl.conf")),
+    ("set -a; . ./litellm.env", Elsewhere("tests/support/two_sparks.py", "litellm.env")),
+    ("litellm --config config.yaml", Elsewhere("tests/support/two_sparks.py", "litellm.proxy.proxy_cli")),
 )
 
 
