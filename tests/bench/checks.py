@@ -16,7 +16,7 @@ from spark_modeld.core.footprint import estimate
 from spark_modeld.core.model import EngineKind, Launch, Model
 from spark_modeld.inspection import Eyes
 from spark_modeld.inspection.look import look
-from spark_modeld.remains import HostRemains
+from spark_modeld.remains import Brands, HostRemains
 from support.checkpoints import DEEPSEEK_V3, write
 
 SHARDS = 200
@@ -67,7 +67,7 @@ def model(path: str) -> Model:
 
 def check(entry: Model, how: Eyes) -> None:
     """One check, as the daemon has it made."""
-    HostRemains(lambda _: {}).listeners(entry)
+    HostRemains(lambda _: {}, Brands(Path("/run/spark-models"), owner=0)).listeners(entry)
     seen = look(entry, None, how)
     appraise(entry, seen, estimate(entry.engine, seen.checkpoint, seen.flags, total=TOTAL))
 
