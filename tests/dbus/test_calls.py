@@ -182,6 +182,7 @@ async def test_facts_are_asked_again_when_a_file_changed_or_all_are_read_anew(
     assert await asked()
     assert not await asked()
     await bus.do("reloading", active=False)
+    await bus.called("LoadUnit")  # by the watch, which hears of it first
     assert await asked()
     assert not await asked()
     (tmp_path / f"{UNIT}.d").mkdir()
