@@ -7,6 +7,7 @@ reaches this machine. It boots in about half a second, and several run side by s
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import itertools
 import os
 import shutil
@@ -223,6 +224,9 @@ def _sweep() -> None:
     """Removes what hosts of processes that are gone have left behind."""
     cgroup2 = _cgroup2()
     assert cgroup2 is not None
-    for state in STATES.glob("spark-*-*"):
-        if not Path(f"/proc/{state.name.split('-')[1]}").exists():
-            _remove(state, cgroup2 / state.name)
+    STATES.mkdir(parents=True, exist_ok=True)
+    with (STATES / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # several test processes begin at once, and would remove the same
+        for state in STATES.glob("spark-*-*"):
+            if not Path(f"/proc/{state.name.split('-')[1]}").exists():
+                _remove(state, cgroup2 / state.name)
