@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import itertools
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -66,7 +67,8 @@ class Host:
         root: Path = Path("/"),
         disk: bool = False,
     ) -> None:
-        self.name = f"spark-{os.getpid()}-{next(_numbers)}"
+        # The last part: a dead process that left a host behind may have had our PID.
+        self.name = f"spark-{os.getpid()}-{next(_numbers)}-{secrets.token_hex(2)}"
         self.pid = 0
         self._binds = dict(binds or {})
         self._share_net = share_net
