@@ -13,7 +13,8 @@ from spark_modeld import ports
 from spark_modeld.core.appraisal import Inspection, Listener, UnitFacts
 from spark_modeld.core.effects import Effects
 from spark_modeld.core.errors import SparkError
-from spark_modeld.core.model import Container, Model, OwnUnit, Reading
+from spark_modeld.core.model import Container, Model, OwnUnit
+from spark_modeld.core.reading import Reading
 from spark_modeld.core.slot import Slot
 
 _LATE_SECONDS = 0.5

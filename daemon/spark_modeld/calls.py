@@ -10,9 +10,12 @@ import structlog
 
 from spark_modeld.core import effects as fx
 from spark_modeld.core.errors import Code, SparkError, refuse
-from spark_modeld.core.model import LogLine, Model, Reading, Requester, Switch
+from spark_modeld.core.model import Model
+from spark_modeld.core.reading import Reading
 from spark_modeld.core.record import HISTORY
 from spark_modeld.core.report import Report
+from spark_modeld.core.switch import Requester, Switch
+from spark_modeld.core.unit import LogLine
 from spark_modeld.doing import Doing, Handler
 from spark_modeld.face import Event, Lease, Snapshot
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import structlog
 
 from spark_modeld.core.errors import BLAMED_ON_THE_UNIT
-from spark_modeld.core.model import Switch
 from spark_modeld.core.record import HISTORY
+from spark_modeld.core.switch import Switch
 
 log = structlog.get_logger()
 

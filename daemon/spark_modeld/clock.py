@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from spark_modeld.core.model import Instant
+from spark_modeld.core.instant import Instant
 
 
 class SystemClock:

@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from itertools import product
 
-from spark_modeld.core.model import Outcome, Phase, Requester, Switch
+from spark_modeld.core.switch import Outcome, Requester, Switch
+from spark_modeld.core.unit import Phase
 from spark_modeld.face import ModelState, Snapshot
 from spark_modeld.metrics import Labels, Metrics
 

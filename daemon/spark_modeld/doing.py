@@ -17,11 +17,15 @@ from spark_modeld.appraisals import Appraisals
 from spark_modeld.chronicle import Chronicle
 from spark_modeld.core import effects as fx
 from spark_modeld.core import life_event as life_of
+from spark_modeld.core.catalog import Catalog
 from spark_modeld.core.errors import Code, Problem, SparkError
+from spark_modeld.core.instant import Instant
 from spark_modeld.core.life import Act
-from spark_modeld.core.model import Catalog, Instant, Model, OwnUnit, Reading, Switch
+from spark_modeld.core.model import Model, OwnUnit
+from spark_modeld.core.reading import Reading
 from spark_modeld.core.record import Record
 from spark_modeld.core.slot import Slot
+from spark_modeld.core.switch import Switch
 from spark_modeld.face import Warning
 from spark_modeld.leases import Leases
 from spark_modeld.loading import Loading

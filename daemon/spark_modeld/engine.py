@@ -16,9 +16,10 @@ from msgspec.structs import replace
 from spark_modeld import ports
 from spark_modeld.calls import Calls
 from spark_modeld.core import effects as fx
+from spark_modeld.core.catalog import Catalog
 from spark_modeld.core.errors import Code, Problem, SparkError
-from spark_modeld.core.model import Catalog, Switch
 from spark_modeld.core.slot import Slot
+from spark_modeld.core.switch import Switch
 from spark_modeld.face import Snapshot
 from spark_modeld.publish import snapshot_of
 from spark_modeld.strays import Strays

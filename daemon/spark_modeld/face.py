@@ -8,15 +8,19 @@ from typing import Any, Protocol
 
 from msgspec import Struct, field
 
+from spark_modeld.core.catalog import Catalog
 from spark_modeld.core.endpoints import Places
 from spark_modeld.core.errors import Problem
 from spark_modeld.core.finding import Finding
 from spark_modeld.core.guard import GuardState
-from spark_modeld.core.model import Catalog, Footprint, LogLine, Model, Phase, Reading, Requester, Switch
+from spark_modeld.core.model import Footprint, Model
 from spark_modeld.core.outlook import Outlook
 from spark_modeld.core.progress import Progress
+from spark_modeld.core.reading import Reading
 from spark_modeld.core.report import Report
+from spark_modeld.core.switch import Requester, Switch
 from spark_modeld.core.tailnet import Tailnet
+from spark_modeld.core.unit import LogLine, Phase
 
 
 class ModelState(Struct, frozen=True, kw_only=True):

@@ -9,7 +9,8 @@ from msgspec.structs import replace
 
 from spark_modeld.core.effects import Effects
 from spark_modeld.core.errors import SparkError
-from spark_modeld.core.model import Instant, Model
+from spark_modeld.core.instant import Instant
+from spark_modeld.core.model import Model
 from spark_modeld.core.slot import Slot
 from spark_modeld.face import Lease, Snapshot
 from spark_modeld.promises import Asks, Promises

@@ -13,10 +13,12 @@ from spark_modeld import ports
 from spark_modeld.core.accounts import LOADING
 from spark_modeld.core.effects import Effects
 from spark_modeld.core.errors import SparkError
-from spark_modeld.core.model import Instant, Model, Switch
+from spark_modeld.core.instant import Instant
+from spark_modeld.core.model import Model
 from spark_modeld.core.outlook import Estimate, Outlook, estimate, outlook
 from spark_modeld.core.progress import Progress, heard
 from spark_modeld.core.slot import Slot
+from spark_modeld.core.switch import Switch
 
 PATIENCE_SECONDS = 1.0
 """A load that is over sooner needs no reader of its log."""

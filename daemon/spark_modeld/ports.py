@@ -14,10 +14,14 @@ from typing import Protocol
 from msgspec import Struct
 
 from spark_modeld.core.appraisal import Inspection, UnitFacts
+from spark_modeld.core.catalog import Catalog
 from spark_modeld.core.errors import Problem
-from spark_modeld.core.model import Catalog, Instant, Loaded, LogLine, Model, Reading, UnitStatus
+from spark_modeld.core.instant import Instant
+from spark_modeld.core.model import Model
 from spark_modeld.core.pulse import Look, Proven
+from spark_modeld.core.reading import Loaded, Reading
 from spark_modeld.core.record import Record
+from spark_modeld.core.unit import LogLine, UnitStatus
 
 
 class CallFailure(StrEnum):

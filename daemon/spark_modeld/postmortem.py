@@ -14,8 +14,8 @@ from spark_modeld import ports
 from spark_modeld.core.diagnosis import diagnose
 from spark_modeld.core.effects import Effects
 from spark_modeld.core.errors import Code, Problem
-from spark_modeld.core.model import Switch
 from spark_modeld.core.slot import Slot
+from spark_modeld.core.switch import Switch
 
 log = structlog.get_logger()
 

@@ -14,10 +14,12 @@ from spark_modeld.core.errors import Problem
 from spark_modeld.core.finding import notable
 from spark_modeld.core.fits import Fits
 from spark_modeld.core.guard import GuardState, Notice
-from spark_modeld.core.model import Instant, Reading, Switch
+from spark_modeld.core.instant import Instant
 from spark_modeld.core.outlook import Outlook
 from spark_modeld.core.progress import Progress
+from spark_modeld.core.reading import Reading
 from spark_modeld.core.slot import Slot
+from spark_modeld.core.switch import Switch
 from spark_modeld.face import Event, ModelState, Snapshot, Waiting, Warning
 
 _REMEMBERED = 1024

@@ -18,8 +18,9 @@ import msgspec
 import tomli_w
 
 from spark_modeld.core.errors import Code, Problem
-from spark_modeld.core.model import Instant, Outcome, Requester, Rollback, Switch, SwitchPhase
+from spark_modeld.core.instant import Instant
 from spark_modeld.core.record import HISTORY, Measured, Record
+from spark_modeld.core.switch import Outcome, Requester, Rollback, Switch, SwitchPhase
 
 FORMAT = 1
 _HEADER = "# Written by spark-modeld; stop it before you change anything here.\n"

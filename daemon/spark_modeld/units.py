@@ -7,8 +7,10 @@ from collections.abc import Callable
 from spark_modeld import ports
 from spark_modeld.core import life_event as life_of
 from spark_modeld.core.effects import Effects
-from spark_modeld.core.model import ActiveState, Instant, Model, OwnUnit, Phase, UnitStatus
+from spark_modeld.core.instant import Instant
+from spark_modeld.core.model import Model, OwnUnit
 from spark_modeld.core.slot import Slot
+from spark_modeld.core.unit import ActiveState, Phase, UnitStatus
 
 _RUNNING = frozenset({ActiveState.ACTIVE, ActiveState.RELOADING})
 _DOWN = frozenset({ActiveState.INACTIVE, ActiveState.FAILED})

@@ -15,9 +15,12 @@ from spark_modeld.appraisals import Appraisals
 from spark_modeld.core import life_event as life_of
 from spark_modeld.core.effects import Effects
 from spark_modeld.core.errors import Code, Problem, SparkError
+from spark_modeld.core.instant import Instant
 from spark_modeld.core.life import Act
-from spark_modeld.core.model import Instant, Model, Phase, Reading
+from spark_modeld.core.model import Model
+from spark_modeld.core.reading import Reading
 from spark_modeld.core.slot import Slot
+from spark_modeld.core.unit import Phase
 from spark_modeld.health import Health
 from spark_modeld.leftovers import Leftovers
 

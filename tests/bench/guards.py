@@ -15,7 +15,9 @@ from figures import Figure
 from readings import PROCESSES, check, sleeper
 
 from spark_modeld.clock import SystemClock
-from spark_modeld.core.model import Phase, Reading, Requester
+from spark_modeld.core.reading import Reading
+from spark_modeld.core.switch import Requester
+from spark_modeld.core.unit import Phase
 from spark_modeld.memory.gauge import NvmlGauge
 from support.fakes import Outside
 from support.nvml import GIB, FakeNvml, Process, load_here

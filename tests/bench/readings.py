@@ -15,7 +15,7 @@ from pathlib import Path
 from figures import Figure, percentile
 
 from spark_modeld.clock import SystemClock
-from spark_modeld.core.model import Reading
+from spark_modeld.core.reading import Reading
 from spark_modeld.memory.gauge import NvmlGauge
 from support.nvml import GIB, FakeNvml, Process, load_here
 

@@ -12,8 +12,10 @@ from spark_modeld.core.appraisal import Inspection, UnitFacts
 from spark_modeld.core.errors import Code, Problem, SparkError
 from spark_modeld.core.finding import error, warning
 from spark_modeld.core.footprint import Checkpoint, Format, parse_flags
-from spark_modeld.core.model import Basis, Container, EngineKind, Model, Outcome, OwnUnit, Phase, Requester, Switch
+from spark_modeld.core.model import Basis, Container, EngineKind, Model, OwnUnit
 from spark_modeld.core.record import Record
+from spark_modeld.core.switch import Outcome, Requester, Switch
+from spark_modeld.core.unit import Phase
 from spark_modeld.ports import Holder
 from support.fakes import GIB, MODELS, Outside, make_catalog, make_model, unit
 

@@ -15,7 +15,8 @@ from spark_modeld.core.appraisal import Appraisal, Inspection
 from spark_modeld.core.errors import Code
 from spark_modeld.core.finding import Finding, error, info, warning
 from spark_modeld.core.footprint import Checkpoint, Flags, Quantization, estimate
-from spark_modeld.core.model import Container, Docker, EngineKind, Outcome, Run
+from spark_modeld.core.model import Container, Docker, EngineKind, Run
+from spark_modeld.core.switch import Outcome
 from support.checkpoints import QWEN3_32B, write
 from support.command_line import Ctl
 from support.control import Control, running

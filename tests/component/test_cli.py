@@ -17,9 +17,12 @@ from msgspec.structs import replace
 
 from spark_modeld import __version__
 from spark_modeld.core.errors import Code, Problem
-from spark_modeld.core.model import Loaded, Outcome, Phase, Role, SwitchPhase
+from spark_modeld.core.model import Role
 from spark_modeld.core.outlook import Estimate, Outlook
 from spark_modeld.core.progress import LoadStep, Progress
+from spark_modeld.core.reading import Loaded
+from spark_modeld.core.switch import Outcome, SwitchPhase
+from spark_modeld.core.unit import Phase
 from spark_modeld.face import Snapshot, Waiting, Warning
 from support.command_line import Ctl, finished
 from support.control import Control, open_folder, running

@@ -11,7 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from spark_modeld.core.errors import Code, Problem
-from spark_modeld.core.model import Outcome
+from spark_modeld.core.switch import Outcome
 from support.command_line import Ctl, finished
 from support.control import Control, running
 from support.fake_face import Asked

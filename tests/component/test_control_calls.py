@@ -12,10 +12,13 @@ import pytest
 from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
+from spark_modeld.core.catalog import Catalog
 from spark_modeld.core.errors import Code, Problem
-from spark_modeld.core.model import Catalog, Loaded, Outcome, Phase, SwitchPhase
 from spark_modeld.core.outlook import Estimate, Outlook
 from spark_modeld.core.progress import LoadStep, Progress
+from spark_modeld.core.reading import Loaded
+from spark_modeld.core.switch import Outcome, SwitchPhase
+from spark_modeld.core.unit import Phase
 from spark_modeld.face import Snapshot, Warning
 from support.control import Answer, Control, running
 from support.fake_face import GIB, Asked, make_reading, refused

@@ -13,7 +13,7 @@ import pytest
 
 from spark_modeld.control.table import ROUTES
 from spark_modeld.core.errors import Code, Problem
-from spark_modeld.core.model import Outcome
+from spark_modeld.core.switch import Outcome
 from support.control import Control, running
 
 pytestmark = pytest.mark.component

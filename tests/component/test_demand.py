@@ -8,8 +8,9 @@ from collections.abc import Callable
 import pytest
 
 from spark_modeld.core.errors import Code, Problem, SparkError
-from spark_modeld.core.model import ActiveState, Outcome, Phase, Requester, Switch
 from spark_modeld.core.record import Record
+from spark_modeld.core.switch import Outcome, Requester, Switch
+from spark_modeld.core.unit import ActiveState, Phase
 from spark_modeld.face import Lease, Leases
 from spark_modeld.ports import LadderRefused
 from support.fakes import GIB, MODELS, Hang, Outside, make_catalog, make_model, unit

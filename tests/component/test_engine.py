@@ -13,18 +13,12 @@ from msgspec.structs import replace
 
 from spark_modeld import postmortem, saver
 from spark_modeld.core.errors import Code, Problem, SparkError
-from spark_modeld.core.model import (
-    ActiveState,
-    GpuProcess,
-    Instant,
-    Outcome,
-    OwnUnit,
-    Phase,
-    Requester,
-    Switch,
-    SwitchPhase,
-)
+from spark_modeld.core.instant import Instant
+from spark_modeld.core.model import OwnUnit
+from spark_modeld.core.reading import GpuProcess
 from spark_modeld.core.record import Record
+from spark_modeld.core.switch import Outcome, Requester, Switch, SwitchPhase
+from spark_modeld.core.unit import ActiveState, Phase
 from spark_modeld.face import Event, Face
 from spark_modeld.ports import CallFailure, HostStopping, JobQueued, JobRemoved, LadderRefused
 from support.fakes import GIB, MODELS, Hang, Order, Outside, make_catalog, make_model, unit

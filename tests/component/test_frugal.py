@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from spark_modeld.core.model import Outcome, Requester
+from spark_modeld.core.switch import Outcome, Requester
 from spark_modeld.face import Snapshot
 from support.fakes import Outside
 

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from spark_modeld.core.errors import Code, refuse
-from spark_modeld.core.model import Phase
+from spark_modeld.core.unit import Phase
 from support.relaying import (
     AUTH,
     EVENTS,

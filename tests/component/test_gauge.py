@@ -29,7 +29,8 @@ from tests.support.nvml import (
 )
 
 from spark_modeld.core.errors import Code, SparkError, refuse
-from spark_modeld.core.model import HugePages, Instant, MemorySource, Reading
+from spark_modeld.core.instant import Instant
+from spark_modeld.core.reading import HugePages, MemorySource, Reading
 from spark_modeld.memory.attribution import Owners
 from spark_modeld.memory.gauge import NvmlGauge
 from spark_modeld.memory.nvml import RETRY_SECONDS

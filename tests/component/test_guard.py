@@ -9,21 +9,12 @@ import pytest
 from msgspec.structs import replace
 
 from spark_modeld.core.errors import Code
-from spark_modeld.core.model import (
-    Amount,
-    Basis,
-    GpuProcess,
-    Launch,
-    MemorySettings,
-    Model,
-    Outcome,
-    Phase,
-    Requester,
-    Settings,
-    SlotSettings,
-    Switch,
-)
+from spark_modeld.core.model import Amount, Basis, Launch, Model
+from spark_modeld.core.reading import GpuProcess
 from spark_modeld.core.record import Measured, Record
+from spark_modeld.core.settings import MemorySettings, Settings, SlotSettings
+from spark_modeld.core.switch import Outcome, Requester, Switch
+from spark_modeld.core.unit import Phase
 from support.fakes import BOOT, GIB, MODELS, OUTSIDER, TOTAL, Hang, Outside, make_catalog, make_model, unit
 
 pytestmark = pytest.mark.component

@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 
 from spark_modeld.backends.vitals import EngineVitals
-from spark_modeld.core.model import EngineKind, Launch, Model, Phase, Requester
+from spark_modeld.core.model import EngineKind, Launch, Model
 from spark_modeld.core.pulse import Look, Proof, Proven, Reach
+from spark_modeld.core.switch import Requester
+from spark_modeld.core.unit import Phase
 from support.engines import RunningEngine, bad_engine, free_port, llama_arguments, running, wait_listening
 from support.fakes import Outside, unit
 from support.tiny_models import tiny_model

@@ -10,8 +10,10 @@ from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from spark_modeld.core.errors import Code, Problem
-from spark_modeld.core.model import Container, Docker, Launch, Outcome, Phase, Requester, Run, Switch
+from spark_modeld.core.model import Container, Docker, Launch, Run
 from spark_modeld.core.record import Record
+from spark_modeld.core.switch import Outcome, Requester, Switch
+from spark_modeld.core.unit import Phase
 from spark_modeld.ports import Holder
 from support.fakes import Outside, make_catalog, make_model, unit
 

@@ -6,8 +6,9 @@ import asyncio
 
 import pytest
 
-from spark_modeld.core.model import Outcome, Phase, Requester, Switch
 from spark_modeld.core.progress import LoadStep, Progress
+from spark_modeld.core.switch import Outcome, Requester, Switch
+from spark_modeld.core.unit import Phase
 from support.fakes import Outside, unit
 
 pytestmark = pytest.mark.component

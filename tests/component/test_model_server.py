@@ -12,8 +12,9 @@ from aiohttp import ClientSession, web
 from spark_modeld.backends.ladder import Ladder
 from spark_modeld.backends.model_server import OllamaServer
 from spark_modeld.backends.vitals import EngineVitals
-from spark_modeld.core.model import EngineKind, Loaded, Model, OwnUnit
+from spark_modeld.core.model import EngineKind, Model, OwnUnit
 from spark_modeld.core.pulse import Proof, Proven, Reach
+from spark_modeld.core.reading import Loaded
 from spark_modeld.ports import LadderPassed
 from support.engines import free_port, running, wait_listening
 

@@ -11,7 +11,9 @@ import pytest
 from msgspec.structs import replace
 
 from spark_modeld.core.errors import Code, SparkError
-from spark_modeld.core.model import ActiveState, EngineKind, Model, Outcome, OwnUnit, Phase, Requester, Role, Switch
+from spark_modeld.core.model import EngineKind, Model, OwnUnit, Role
+from spark_modeld.core.switch import Outcome, Requester, Switch
+from spark_modeld.core.unit import ActiveState, Phase
 from spark_modeld.ports import CallFailure, JobRemoved
 from support.fakes import GIB, Outside, make_catalog, make_model, unit
 

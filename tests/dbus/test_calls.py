@@ -10,7 +10,7 @@ from tests.support.bus import Bus, Recorder
 
 from spark_modeld.core.appraisal import UnitFacts
 from spark_modeld.core.errors import Code, SparkError
-from spark_modeld.core.model import ActiveState
+from spark_modeld.core.unit import ActiveState
 from spark_modeld.ports import (
     BusConnected,
     BusLost,

@@ -10,7 +10,7 @@ import threading
 import pytest
 from tests.support.bus import Bus, Recorder
 
-from spark_modeld.core.model import ActiveState
+from spark_modeld.core.unit import ActiveState
 from spark_modeld.ports import BusConnected, BusLost, CallFailed, CallFailure, JobQueued, JobRemoved, UnitChanged
 from spark_modeld.systemd.manager import Manager
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tests.support.bus import Bus, Recorder
 
-from spark_modeld.core.model import ActiveState, UnitStatus
+from spark_modeld.core.unit import ActiveState, UnitStatus
 from spark_modeld.ports import BusConnected, CallDone, HostStopping, JobRemoved, UnitChanged
 from spark_modeld.systemd.manager import Manager
 

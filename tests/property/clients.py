@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from spark_modeld.core.errors import Problem
-from spark_modeld.core.model import Instant, Outcome, Phase, Requester, Switch
+from spark_modeld.core.instant import Instant
 from spark_modeld.core.planner import OPERATORS
 from spark_modeld.core.slot import Slot
+from spark_modeld.core.switch import Outcome, Requester, Switch
 from spark_modeld.core.transaction import Stage
 from spark_modeld.core.turns import ABANDONED_SECONDS
+from spark_modeld.core.unit import Phase
 
 LOADING = frozenset({Phase.STARTING, Phase.WARMING})
 FAILURES = frozenset({Outcome.FAILED, Outcome.ROLLED_BACK})

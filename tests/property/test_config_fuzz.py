@@ -20,8 +20,8 @@ from spark_modeld.config.fields import MODEL, SETTINGS
 from spark_modeld.config.kinds import Table
 from spark_modeld.config.load import ConfigDirectory
 from spark_modeld.config.token_file import parse
+from spark_modeld.core.catalog import Catalog
 from spark_modeld.core.errors import Code, SparkError
-from spark_modeld.core.model import Catalog
 
 pytestmark = pytest.mark.property
 

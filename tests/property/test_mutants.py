@@ -18,10 +18,10 @@ from spark_modeld.core.desk import Desk
 from spark_modeld.core.effects import Ended, Verdict
 from spark_modeld.core.house import House
 from spark_modeld.core.life_event import BUS_LOST
-from spark_modeld.core.model import Phase
 from spark_modeld.core.planner import Planner
 from spark_modeld.core.slot import Slot
 from spark_modeld.core.turns import Turns
+from spark_modeld.core.unit import Phase
 from spark_modeld.core.warden import Warden
 from spark_modeld.units import Units
 

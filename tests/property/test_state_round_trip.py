@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spark_modeld.core.errors import Code, Problem
-from spark_modeld.core.model import Instant, Outcome, Requester, Rollback, Switch, SwitchPhase
+from spark_modeld.core.instant import Instant
 from spark_modeld.core.record import Measured, Record
+from spark_modeld.core.switch import Outcome, Requester, Rollback, Switch, SwitchPhase
 from spark_modeld.state_format import Renderer, parse
 
 pytestmark = pytest.mark.property

@@ -13,34 +13,19 @@ from property.clients import Clients
 from spark_modeld import ports
 from spark_modeld.core import effects as fx
 from spark_modeld.core import life_event as life_of
+from spark_modeld.core.catalog import Catalog
 from spark_modeld.core.errors import Code, Problem, SparkError
 from spark_modeld.core.guard import Alarm
+from spark_modeld.core.instant import Instant
 from spark_modeld.core.life import Act
-from spark_modeld.core.model import (
-    ActiveState,
-    Amount,
-    Catalog,
-    EngineKind,
-    GpuProcess,
-    Instant,
-    Launch,
-    MemorySettings,
-    MemorySource,
-    Model,
-    Outcome,
-    OwnUnit,
-    Phase,
-    Reading,
-    Requester,
-    Role,
-    Settings,
-    SlotSettings,
-    Switch,
-    UnitStatus,
-)
+from spark_modeld.core.model import Amount, EngineKind, Launch, Model, OwnUnit, Role
+from spark_modeld.core.reading import GpuProcess, MemorySource, Reading
 from spark_modeld.core.record import Record
+from spark_modeld.core.settings import MemorySettings, Settings, SlotSettings
 from spark_modeld.core.slot import Slot
+from spark_modeld.core.switch import Outcome, Requester, Switch
 from spark_modeld.core.transaction import Stage
+from spark_modeld.core.unit import ActiveState, Phase, UnitStatus
 from spark_modeld.units import Units
 
 GIB = 1 << 30

@@ -14,34 +14,17 @@ from msgspec.structs import replace
 from spark_modeld.control import views
 from spark_modeld.control.answers import encode
 from spark_modeld.core.appraisal import Appraisal, Inspection
+from spark_modeld.core.catalog import Catalog
 from spark_modeld.core.errors import Code, Problem, SparkError, refuse
-from spark_modeld.core.model import (
-    Amount,
-    Basis,
-    Catalog,
-    EngineKind,
-    Footprint,
-    GpuProcess,
-    HostProcess,
-    HugePages,
-    Instant,
-    Launch,
-    LogLine,
-    MemorySource,
-    Model,
-    Outcome,
-    Phase,
-    Reading,
-    Requester,
-    Role,
-    Settings,
-    SlotSettings,
-    Switch,
-    SwitchPhase,
-)
+from spark_modeld.core.instant import Instant
+from spark_modeld.core.model import Amount, Basis, EngineKind, Footprint, Launch, Model, Role
 from spark_modeld.core.outlook import Outlook
 from spark_modeld.core.progress import Progress
+from spark_modeld.core.reading import GpuProcess, HostProcess, HugePages, MemorySource, Reading
 from spark_modeld.core.report import Report
+from spark_modeld.core.settings import Settings, SlotSettings
+from spark_modeld.core.switch import Outcome, Requester, Switch, SwitchPhase
+from spark_modeld.core.unit import LogLine, Phase
 from spark_modeld.face import Event, ModelState, Snapshot
 
 GIB = 1 << 30

@@ -18,30 +18,16 @@ from msgspec.structs import replace
 
 from spark_modeld import ports
 from spark_modeld.core.appraisal import Inspection, UnitFacts
+from spark_modeld.core.catalog import Catalog
 from spark_modeld.core.errors import Code, Problem, SparkError, refuse
-from spark_modeld.core.model import (
-    ActiveState,
-    Amount,
-    Catalog,
-    EngineKind,
-    GatewaySettings,
-    GpuProcess,
-    Instant,
-    Launch,
-    Loaded,
-    LogLine,
-    MemorySource,
-    Model,
-    Reading,
-    Requester,
-    Role,
-    Settings,
-    SlotSettings,
-    Switch,
-    UnitStatus,
-)
+from spark_modeld.core.instant import Instant
+from spark_modeld.core.model import Amount, EngineKind, Launch, Model, Role
 from spark_modeld.core.pulse import Look, Proof, Proven, Reach
+from spark_modeld.core.reading import GpuProcess, Loaded, MemorySource, Reading
 from spark_modeld.core.record import Record
+from spark_modeld.core.settings import GatewaySettings, Settings, SlotSettings
+from spark_modeld.core.switch import Requester, Switch
+from spark_modeld.core.unit import ActiveState, LogLine, UnitStatus
 from spark_modeld.engine import Engine
 from spark_modeld.ports import Holder
 from spark_modeld.ports import Outside as Ports

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from spark_modeld.core.errors import Code, Problem
-from spark_modeld.core.model import Instant, Outcome, Requester, Rollback, Switch, SwitchPhase
+from spark_modeld.core.instant import Instant
 from spark_modeld.core.record import Measured, Record
+from spark_modeld.core.switch import Outcome, Requester, Rollback, Switch, SwitchPhase
 
 
 def switch(switch_id: str) -> Switch:

@@ -11,18 +11,11 @@ from types import MappingProxyType
 
 from msgspec.structs import replace
 
+from spark_modeld.core.catalog import Catalog
 from spark_modeld.core.errors import Code, SparkError, refuse
-from spark_modeld.core.model import (
-    Basis,
-    Catalog,
-    EngineKind,
-    Footprint,
-    GatewaySettings,
-    Launch,
-    Model,
-    Phase,
-    Settings,
-)
+from spark_modeld.core.model import Basis, EngineKind, Footprint, Launch, Model
+from spark_modeld.core.settings import GatewaySettings, Settings
+from spark_modeld.core.unit import Phase
 from spark_modeld.face import Lease, ModelState, Snapshot
 from spark_modeld.gateway.record import Record
 from spark_modeld.gateway.server import Gateway

@@ -28,7 +28,9 @@ from spark_modeld.cli.doctor.facts import (
     Unit,
 )
 from spark_modeld.config.token_file import Scope, Token
-from spark_modeld.core.model import Catalog, EngineKind, Launch, Model, OwnUnit, Settings, SlotSettings
+from spark_modeld.core.catalog import Catalog
+from spark_modeld.core.model import EngineKind, Launch, Model, OwnUnit
+from spark_modeld.core.settings import Settings, SlotSettings
 
 GIB = 1 << 30
 CONFIG = "/etc/spark-modeld"

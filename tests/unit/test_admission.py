@@ -7,17 +7,10 @@ from msgspec.structs import replace
 
 from spark_modeld.core.admission import Holder, admit, held_by, is_large
 from spark_modeld.core.errors import Code
-from spark_modeld.core.model import (
-    Amount,
-    Basis,
-    Footprint,
-    GpuProcess,
-    HostProcess,
-    Instant,
-    MemorySettings,
-    MemorySource,
-    Reading,
-)
+from spark_modeld.core.instant import Instant
+from spark_modeld.core.model import Amount, Basis, Footprint
+from spark_modeld.core.reading import GpuProcess, HostProcess, MemorySource, Reading
+from spark_modeld.core.settings import MemorySettings
 
 pytestmark = pytest.mark.unit
 

@@ -17,17 +17,10 @@ from spark_modeld.core.footprint import (
     estimate,
     flags_of,
 )
-from spark_modeld.core.model import (
-    Basis,
-    EngineKind,
-    Footprint,
-    Instant,
-    Launch,
-    MemorySettings,
-    MemorySource,
-    Model,
-    Reading,
-)
+from spark_modeld.core.instant import Instant
+from spark_modeld.core.model import Basis, EngineKind, Footprint, Launch, Model
+from spark_modeld.core.reading import MemorySource, Reading
+from spark_modeld.core.settings import MemorySettings
 
 pytestmark = pytest.mark.unit
 

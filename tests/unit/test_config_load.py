@@ -11,18 +11,10 @@ import pytest
 
 from spark_modeld.config.fields import SETTINGS
 from spark_modeld.config.load import ConfigDirectory
+from spark_modeld.core.catalog import Catalog
 from spark_modeld.core.errors import Code, SparkError
-from spark_modeld.core.model import (
-    Amount,
-    Catalog,
-    Container,
-    Docker,
-    EngineKind,
-    Launch,
-    OwnUnit,
-    Role,
-    Settings,
-)
+from spark_modeld.core.model import Amount, Container, Docker, EngineKind, Launch, OwnUnit, Role
+from spark_modeld.core.settings import Settings
 
 pytestmark = pytest.mark.unit
 

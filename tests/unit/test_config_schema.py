@@ -19,7 +19,8 @@ from spark_modeld.config import schema
 from spark_modeld.config.fields import MODEL, SETTINGS
 from spark_modeld.config.load import ConfigDirectory
 from spark_modeld.config.reader import keys_of
-from spark_modeld.core.model import Container, Docker, EngineKind, Launch, OwnUnit, Settings
+from spark_modeld.core.model import Container, Docker, EngineKind, Launch, OwnUnit
+from spark_modeld.core.settings import Settings
 
 pytestmark = pytest.mark.unit
 

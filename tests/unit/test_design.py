@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from spark_modeld.core.life_event import Trigger
-from spark_modeld.core.model import Phase
 from spark_modeld.core.transitions import TABLE
+from spark_modeld.core.unit import Phase
 
 pytestmark = pytest.mark.unit
 

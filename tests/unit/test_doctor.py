@@ -26,7 +26,8 @@ from spark_modeld.cli.doctor.facts import (
 )
 from spark_modeld.cli.doctor.finding import Area, Finding, Level
 from spark_modeld.cli.doctor.judge import judge
-from spark_modeld.core.model import Amount, Container, Docker, EngineKind, GatewaySettings, MemorySettings, OwnUnit
+from spark_modeld.core.model import Amount, Container, Docker, EngineKind, OwnUnit
+from spark_modeld.core.settings import GatewaySettings, MemorySettings
 from spark_modeld.core.tailnet import Served, Tailnet
 from support.sick import (
     ALLOWED,

@@ -6,8 +6,10 @@ from types import MappingProxyType
 
 import pytest
 
+from spark_modeld.core.catalog import Catalog
 from spark_modeld.core.endpoints import Endpoint, EndpointKind, Places, Reach, endpoints
-from spark_modeld.core.model import Catalog, EngineKind, GatewaySettings, Launch, Model, Settings
+from spark_modeld.core.model import EngineKind, Launch, Model
+from spark_modeld.core.settings import GatewaySettings, Settings
 from spark_modeld.core.tailnet import Served, Tailnet
 
 pytestmark = pytest.mark.unit

@@ -9,11 +9,12 @@ from msgspec.structs import replace
 
 from spark_modeld.core import life_event as life_of
 from spark_modeld.core.errors import Code, Problem
+from spark_modeld.core.instant import Instant
 from spark_modeld.core.life import ASKED, Act, Life, Limits
 from spark_modeld.core.life_event import LifeEvent, Trigger, trigger_of
 from spark_modeld.core.lifecycle import KILL_SECONDS, step
-from spark_modeld.core.model import ActiveState, Instant, Phase, UnitStatus
 from spark_modeld.core.transitions import TABLE
+from spark_modeld.core.unit import ActiveState, Phase, UnitStatus
 
 pytestmark = pytest.mark.unit
 

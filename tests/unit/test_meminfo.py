@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from spark_modeld.core.model import MemorySource
+from spark_modeld.core.reading import MemorySource
 from spark_modeld.memory.meminfo import MemInfo, parse_meminfo
 from spark_modeld.memory.nvml import Device
 from spark_modeld.memory.shape import pool_of, shares_memory

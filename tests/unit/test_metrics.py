@@ -7,24 +7,13 @@ from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
 from spark_modeld.control.exposition import render
+from spark_modeld.core.catalog import Catalog
 from spark_modeld.core.errors import Code, Problem
-from spark_modeld.core.model import (
-    Basis,
-    Catalog,
-    EngineKind,
-    Footprint,
-    GpuProcess,
-    Instant,
-    Launch,
-    MemorySource,
-    Model,
-    Outcome,
-    Phase,
-    Reading,
-    Requester,
-    Switch,
-    SwitchPhase,
-)
+from spark_modeld.core.instant import Instant
+from spark_modeld.core.model import Basis, EngineKind, Footprint, Launch, Model
+from spark_modeld.core.reading import GpuProcess, MemorySource, Reading
+from spark_modeld.core.switch import Outcome, Requester, Switch, SwitchPhase
+from spark_modeld.core.unit import Phase
 from spark_modeld.counting import Counting
 from spark_modeld.face import ModelState, Snapshot, Waiting, Warning
 from spark_modeld.metrics import Metrics

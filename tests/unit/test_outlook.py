@@ -6,9 +6,10 @@ from types import MappingProxyType
 
 import pytest
 
-from spark_modeld.core.model import Instant, Outcome, Requester, Rollback, Switch, SwitchPhase
+from spark_modeld.core.instant import Instant
 from spark_modeld.core.outlook import estimate, outlook
 from spark_modeld.core.progress import LoadStep, Progress
+from spark_modeld.core.switch import Outcome, Requester, Rollback, Switch, SwitchPhase
 
 pytestmark = pytest.mark.unit
 

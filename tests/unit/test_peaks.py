@@ -8,10 +8,13 @@ from spark_modeld.core.admission import admit, never_started
 from spark_modeld.core.curve import MOST, Curve
 from spark_modeld.core.errors import Code, Problem
 from spark_modeld.core.guard import Alarm, Guard, enough
-from spark_modeld.core.model import Basis, Footprint, GpuProcess, Instant, MemorySettings, MemorySource, Reading
+from spark_modeld.core.instant import Instant
+from spark_modeld.core.model import Basis, Footprint
 from spark_modeld.core.peaks import MARGIN_BYTES, Peaks, with_margin
+from spark_modeld.core.reading import GpuProcess, MemorySource, Reading
 from spark_modeld.core.record import Measured
 from spark_modeld.core.returning import Returning
+from spark_modeld.core.settings import MemorySettings
 
 pytestmark = pytest.mark.unit
 

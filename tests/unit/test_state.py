@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from spark_modeld.core.model import Instant, Requester, Switch
+from spark_modeld.core.instant import Instant
 from spark_modeld.core.record import HISTORY, Record
+from spark_modeld.core.switch import Requester, Switch
 from spark_modeld.state import StateFile
 from spark_modeld.state_format import Renderer, parse
 from support.records import record, switch

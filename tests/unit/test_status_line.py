@@ -8,7 +8,9 @@ import pytest
 from msgspec.structs import replace
 
 from spark_modeld import status_line
-from spark_modeld.core.model import Instant, Phase, Requester, Switch, SwitchPhase
+from spark_modeld.core.instant import Instant
+from spark_modeld.core.switch import Requester, Switch, SwitchPhase
+from spark_modeld.core.unit import Phase
 from spark_modeld.face import Snapshot
 from spark_modeld.status_line import StatusLine
 

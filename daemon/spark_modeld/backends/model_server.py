@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from spark_modeld.backends.engine import listed
 from spark_modeld.backends.keys import key_of
-from spark_modeld.core.model import Loaded, Model
+from spark_modeld.core.model import Model
+from spark_modeld.core.reading import Loaded
 
 if TYPE_CHECKING:
     from spark_modeld.backends.probe import Probe

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
-    from spark_modeld.core.model import Reading
+    from spark_modeld.core.reading import Reading
 
 DEFAULT_USER = "spark-model"
 
@@ -35,8 +35,9 @@ def check_path(
     from spark_modeld.core.check import memory as memory_findings
     from spark_modeld.core.finding import sort
     from spark_modeld.core.footprint import estimate, flags_of
-    from spark_modeld.core.model import Amount, Basis, MemorySettings
+    from spark_modeld.core.model import Amount, Basis
     from spark_modeld.core.report import Report
+    from spark_modeld.core.settings import MemorySettings
     from spark_modeld.inspection import Eyes
     from spark_modeld.inspection.look import inspect_checkpoint
 
@@ -74,7 +75,8 @@ def check_path(
 
 def _reading(memory: dict[str, Any] | None) -> Reading:
     """The daemon's, else what the kernel says; processes are nobody's business here."""
-    from spark_modeld.core.model import Instant, MemorySource, Reading
+    from spark_modeld.core.instant import Instant
+    from spark_modeld.core.reading import MemorySource, Reading
     from spark_modeld.memory.meminfo import read_meminfo
 
     if memory is None:

@@ -14,22 +14,14 @@ from spark_modeld.config.fields import MODEL, RUNS, SETTINGS
 from spark_modeld.config.findings import Finding, invalid_config
 from spark_modeld.config.reader import Reader
 from spark_modeld.config.rules import Draft, check, default_id
-from spark_modeld.core.model import (
-    MODEL_ID,
-    RESERVED_NAMES,
-    Catalog,
-    Container,
+from spark_modeld.core.catalog import Catalog
+from spark_modeld.core.model import MODEL_ID, RESERVED_NAMES, Container, Docker, EngineKind, Launch, Model, OwnUnit, Run
+from spark_modeld.core.settings import (
     ControlSettings,
-    Docker,
-    EngineKind,
     GatewaySettings,
     HealthSettings,
-    Launch,
     LogSettings,
     MemorySettings,
-    Model,
-    OwnUnit,
-    Run,
     Settings,
     SlotSettings,
 )

@@ -10,7 +10,8 @@ from msgspec import Struct
 
 from spark_modeld.config.addresses import is_loopback, is_wildcard, reaches, split_address
 from spark_modeld.config.findings import Finding, quoted
-from spark_modeld.core.model import Model, OwnUnit, Role, Settings
+from spark_modeld.core.model import Model, OwnUnit, Role
+from spark_modeld.core.settings import Settings
 
 
 class Draft(Struct, frozen=True):

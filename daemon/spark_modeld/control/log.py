@@ -11,7 +11,7 @@ from spark_modeld.control.intake import whole
 from spark_modeld.control.names import by_id
 from spark_modeld.control.stream import stream
 from spark_modeld.core.errors import Code, refuse
-from spark_modeld.core.model import LogLine
+from spark_modeld.core.unit import LogLine
 
 MOST = 1000
 USUAL = 100

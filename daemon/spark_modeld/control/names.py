@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 
+from spark_modeld.core.catalog import Catalog
 from spark_modeld.core.errors import Code, Problem, SparkError, refuse
-from spark_modeld.core.model import MODEL_ID, Catalog
+from spark_modeld.core.model import MODEL_ID
 from spark_modeld.face import ModelState, Snapshot
 
 _SHOWN = 80

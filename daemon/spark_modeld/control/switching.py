@@ -14,7 +14,7 @@ from spark_modeld.control.call import Call, until
 from spark_modeld.control.intake import whole
 from spark_modeld.control.names import with_nearest
 from spark_modeld.core.errors import Code, Problem, SparkError, refuse
-from spark_modeld.core.model import Outcome, Requester, Switch
+from spark_modeld.core.switch import Outcome, Requester, Switch
 
 _SWITCH_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _LONGEST_WAIT = 86400.0

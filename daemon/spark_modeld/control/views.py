@@ -9,14 +9,18 @@ from typing import Any
 import msgspec
 
 from spark_modeld.control import wire
+from spark_modeld.core.catalog import Catalog
 from spark_modeld.core.endpoints import Endpoint, Places
 from spark_modeld.core.errors import Problem
 from spark_modeld.core.finding import Finding
-from spark_modeld.core.model import Catalog, Footprint, LogLine, Outcome, Phase, Reading, Role, Switch
+from spark_modeld.core.model import Footprint, Role
 from spark_modeld.core.outlook import Estimate, Outlook
 from spark_modeld.core.outlook import estimate as estimate_of
+from spark_modeld.core.reading import Reading
 from spark_modeld.core.report import Report
+from spark_modeld.core.switch import Outcome, Switch
 from spark_modeld.core.tailnet import Tailnet
+from spark_modeld.core.unit import LogLine, Phase
 from spark_modeld.face import ModelState, Snapshot
 
 _AT_REST = frozenset({Phase.STOPPED, Phase.FAILED, Phase.UNKNOWN})

@@ -13,17 +13,11 @@ from msgspec import Meta, Struct
 from spark_modeld.core.endpoints import EndpointKind, Reach
 from spark_modeld.core.finding import Level
 from spark_modeld.core.footprint import PartName
-from spark_modeld.core.model import (
-    Basis,
-    EngineKind,
-    MemorySource,
-    Outcome,
-    Phase,
-    Requester,
-    Role,
-    SwitchPhase,
-)
+from spark_modeld.core.model import Basis, EngineKind, Role
 from spark_modeld.core.progress import LoadStep
+from spark_modeld.core.reading import MemorySource
+from spark_modeld.core.switch import Outcome, Requester, SwitchPhase
+from spark_modeld.core.unit import Phase
 
 Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
 Bytes = Annotated[int, Meta(description="bytes")]

@@ -8,11 +8,14 @@ from msgspec import Struct
 
 from spark_modeld.core.admission import held_by
 from spark_modeld.core.curve import Curve
+from spark_modeld.core.instant import Instant
 from spark_modeld.core.life import Life
-from spark_modeld.core.model import Footprint, Instant, Phase, Reading
+from spark_modeld.core.model import Footprint
 from spark_modeld.core.peaks import Peaks
+from spark_modeld.core.reading import Reading
 from spark_modeld.core.record import Measured
 from spark_modeld.core.returning import Returning
+from spark_modeld.core.unit import Phase
 
 LOADING = frozenset({Phase.STARTING, Phase.WARMING})
 _LEAVING = frozenset({Phase.STOPPING, Phase.STUCK})

@@ -8,7 +8,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from spark_modeld.core.errors import Code, Problem
-from spark_modeld.core.model import Basis, Footprint, GpuProcess, HostProcess, MemorySettings, MemorySource, Reading
+from spark_modeld.core.model import Basis, Footprint
+from spark_modeld.core.reading import GpuProcess, HostProcess, MemorySource, Reading
+from spark_modeld.core.settings import MemorySettings
 
 _GIB = 1 << 30
 

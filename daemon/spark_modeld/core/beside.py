@@ -8,9 +8,12 @@ from spark_modeld.core.demand import Demands
 from spark_modeld.core.effects import Wake
 from spark_modeld.core.errors import Code, Problem
 from spark_modeld.core.house import House
-from spark_modeld.core.model import Instant, Phase, Reading, Role
+from spark_modeld.core.instant import Instant
+from spark_modeld.core.model import Role
 from spark_modeld.core.planner import Planner, named
+from spark_modeld.core.reading import Reading
 from spark_modeld.core.turns import ABANDONED_SECONDS
+from spark_modeld.core.unit import Phase
 
 _LOADING = frozenset({Phase.RECLAIMING, Phase.STARTING, Phase.WARMING})
 

@@ -12,7 +12,9 @@ from msgspec import Struct
 from spark_modeld.core.admission import gib
 from spark_modeld.core.finding import Finding, Level, error, info, sort, warning
 from spark_modeld.core.footprint import Checkpoint, Estimate, Flags, PartName, Quantization
-from spark_modeld.core.model import Basis, EngineKind, Footprint, MemorySettings, Model, Reading
+from spark_modeld.core.model import Basis, EngineKind, Footprint, Model
+from spark_modeld.core.reading import Reading
+from spark_modeld.core.settings import MemorySettings
 
 __all__ = ["Finding", "Level", "Room", "blocks", "check", "memory"]
 

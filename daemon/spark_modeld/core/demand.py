@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from msgspec import Struct
 
-from spark_modeld.core.model import Instant
+from spark_modeld.core.instant import Instant
 
 
 class Demand(Struct, frozen=True):

@@ -10,14 +10,17 @@ from math import ceil
 from msgspec.structs import replace
 
 from spark_modeld.core.beside import Beside
+from spark_modeld.core.catalog import Catalog
 from spark_modeld.core.demand import Demand, Demands
 from spark_modeld.core.effects import Granted, Verdict, Wake
 from spark_modeld.core.errors import Code, Problem, SparkError, refuse
 from spark_modeld.core.house import House
-from spark_modeld.core.model import RESERVED_NAMES, Catalog, Instant, Phase, Role
+from spark_modeld.core.instant import Instant
+from spark_modeld.core.model import RESERVED_NAMES, Role
 from spark_modeld.core.planner import OPERATORS, Planner
 from spark_modeld.core.transaction import Stage
 from spark_modeld.core.turns import Turns
+from spark_modeld.core.unit import Phase
 
 BLIND_SECONDS = 10.0
 """So long do requests wait for a system bus that was lost: it is mostly back within one."""

@@ -7,7 +7,7 @@ from msgspec import Struct
 from spark_modeld.core.errors import Problem
 from spark_modeld.core.guard import Notice
 from spark_modeld.core.life import Act
-from spark_modeld.core.model import Switch
+from spark_modeld.core.switch import Switch
 
 
 class Do(Struct, frozen=True):

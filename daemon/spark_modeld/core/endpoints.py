@@ -10,7 +10,8 @@ from types import MappingProxyType
 
 from msgspec import Struct, field
 
-from spark_modeld.core.model import Catalog, EngineKind, Model
+from spark_modeld.core.catalog import Catalog
+from spark_modeld.core.model import EngineKind, Model
 from spark_modeld.core.tailnet import Served, Tailnet
 
 _LOOPBACK = re.compile(r"localhost|127(?:\.\d{1,3}){3}|\[::1\]")

@@ -7,8 +7,9 @@ from msgspec.structs import replace
 from spark_modeld.core.accounts import LOADING
 from spark_modeld.core.curve import Curve
 from spark_modeld.core.errors import BLAMED_ON_THE_UNIT, Problem
+from spark_modeld.core.instant import Instant
 from spark_modeld.core.life import Life
-from spark_modeld.core.model import Instant, Phase
+from spark_modeld.core.unit import Phase
 
 
 class Falls:

@@ -7,7 +7,8 @@ from functools import cached_property
 from spark_modeld.core.admission import Holder
 from spark_modeld.core.errors import Problem
 from spark_modeld.core.house import House
-from spark_modeld.core.model import Reading, Role
+from spark_modeld.core.model import Role
+from spark_modeld.core.reading import Reading
 
 
 class Fits:

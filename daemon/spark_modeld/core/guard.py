@@ -12,7 +12,8 @@ from enum import StrEnum
 
 from msgspec import Struct
 
-from spark_modeld.core.model import Instant, Reading
+from spark_modeld.core.instant import Instant
+from spark_modeld.core.reading import Reading
 
 
 class Alarm(StrEnum):

@@ -11,6 +11,7 @@ from spark_modeld.core import lifecycle
 from spark_modeld.core.accounts import LOADING, About, Accounts
 from spark_modeld.core.admission import Holder, admit, held_by, is_large, never_started
 from spark_modeld.core.appraisal import Appraisal, Inspection, appraise, port_taken
+from spark_modeld.core.catalog import Catalog
 from spark_modeld.core.check import Room, memory
 from spark_modeld.core.effects import Arm, Do, Effects, Read, Save
 from spark_modeld.core.errors import Code, Problem
@@ -18,13 +19,16 @@ from spark_modeld.core.falls import Falls
 from spark_modeld.core.finding import Finding, sort
 from spark_modeld.core.fingerprint import fingerprint
 from spark_modeld.core.footprint import estimate, flags_of
+from spark_modeld.core.instant import Instant
 from spark_modeld.core.life import Life, Limits
 from spark_modeld.core.life_event import LifeEvent
-from spark_modeld.core.model import Basis, Catalog, Footprint, Instant, Launch, Model, Phase, Reading, Role
+from spark_modeld.core.model import Basis, Footprint, Launch, Model, Role
 from spark_modeld.core.peaks import with_margin
+from spark_modeld.core.reading import Reading
 from spark_modeld.core.record import Measured
 from spark_modeld.core.report import Report
 from spark_modeld.core.transaction import Attempts
+from spark_modeld.core.unit import Phase
 
 _HOLDING = frozenset({Phase.SERVING, Phase.DRAINING})
 _MOVING = LOADING | {Phase.STOPPING, Phase.STUCK}

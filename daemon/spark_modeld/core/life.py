@@ -7,7 +7,8 @@ from enum import StrEnum
 from msgspec import Struct
 
 from spark_modeld.core.errors import Problem
-from spark_modeld.core.model import Instant, Phase, UnitStatus
+from spark_modeld.core.instant import Instant
+from spark_modeld.core.unit import Phase, UnitStatus
 
 ASKED = ""
 """Stands for the path of a job that systemd was asked for and has not named yet."""

@@ -11,7 +11,7 @@ from enum import StrEnum
 from msgspec import Struct
 
 from spark_modeld.core.errors import Problem
-from spark_modeld.core.model import UnitStatus
+from spark_modeld.core.unit import UnitStatus
 
 
 class Trigger(StrEnum):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from spark_modeld.core.errors import Code, Problem
+from spark_modeld.core.instant import Instant
 from spark_modeld.core.life import ASKED, Act, Acts, Life, Limits
 from spark_modeld.core.life_event import (
     CallFailed,
@@ -27,10 +28,10 @@ from spark_modeld.core.life_event import (
     UnderFloor,
     trigger_of,
 )
-from spark_modeld.core.model import Instant, Phase
 from spark_modeld.core.passage import enter, fall, start, stop, warm
 from spark_modeld.core.sighting import sighted
 from spark_modeld.core.transitions import TABLE
+from spark_modeld.core.unit import Phase
 
 _P = Phase
 

@@ -11,8 +11,9 @@ from itertools import islice
 
 from msgspec import Struct
 
-from spark_modeld.core.model import Instant, Outcome, Switch, SwitchPhase
+from spark_modeld.core.instant import Instant
 from spark_modeld.core.progress import Progress
+from spark_modeld.core.switch import Outcome, Switch, SwitchPhase
 
 LOOKED_BACK = 3
 _PHASES: tuple[SwitchPhase, ...] = tuple(phase for phase in SwitchPhase if phase is not SwitchPhase.READY)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from spark_modeld.core.errors import Problem
+from spark_modeld.core.instant import Instant
 from spark_modeld.core.life import ASKED, Act, Acts, Life, Limits
-from spark_modeld.core.model import ActiveState, Instant, Phase
+from spark_modeld.core.unit import ActiveState, Phase
 
 _P = Phase
 

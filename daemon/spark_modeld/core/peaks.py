@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from msgspec import Struct
 
 from spark_modeld.core.admission import gib, held_by
-from spark_modeld.core.model import Basis, Footprint, Reading
+from spark_modeld.core.model import Basis, Footprint
+from spark_modeld.core.reading import Reading
 from spark_modeld.core.record import Measured
 
 MARGIN_SHARE = 0.05

@@ -16,9 +16,13 @@ from spark_modeld.core.effects import Ended, Save, Verdict, Wake
 from spark_modeld.core.errors import Code, Problem
 from spark_modeld.core.finding import notable
 from spark_modeld.core.house import House
+from spark_modeld.core.instant import Instant
 from spark_modeld.core.life import Life
-from spark_modeld.core.model import Instant, Outcome, Phase, Reading, Requester, Role, Switch, SwitchPhase
+from spark_modeld.core.model import Role
+from spark_modeld.core.reading import Reading
+from spark_modeld.core.switch import Outcome, Requester, Switch, SwitchPhase
 from spark_modeld.core.transaction import Stage, Transaction
+from spark_modeld.core.unit import Phase
 
 OPERATORS = frozenset({Requester.CONTROL, Requester.SYSTEMD})
 """Whose switches say what belongs in the slot from now on."""

@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from msgspec import Struct, field
 
-from spark_modeld.core.model import Switch
+from spark_modeld.core.switch import Switch
 
 HISTORY = 200
 

@@ -10,7 +10,8 @@ from spark_modeld.core.appraisal import Appraisal, told
 from spark_modeld.core.check import blocks
 from spark_modeld.core.finding import Finding
 from spark_modeld.core.footprint import PartName
-from spark_modeld.core.model import Basis, Container, Docker, Footprint, Model, Reading
+from spark_modeld.core.model import Basis, Container, Docker, Footprint, Model
+from spark_modeld.core.reading import Reading
 
 
 class Report(Struct, frozen=True, kw_only=True):

@@ -7,7 +7,7 @@ from collections.abc import Container
 from msgspec import Struct
 from msgspec.structs import replace
 
-from spark_modeld.core.model import Instant
+from spark_modeld.core.instant import Instant
 
 _NOISE_BYTES = 256 << 20
 

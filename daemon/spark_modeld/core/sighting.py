@@ -5,10 +5,11 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from spark_modeld.core.errors import Code, Problem
+from spark_modeld.core.instant import Instant
 from spark_modeld.core.life import Act, Acts, Life, Limits
 from spark_modeld.core.life_event import Shown
-from spark_modeld.core.model import ActiveState, Instant, Phase, UnitStatus
 from spark_modeld.core.passage import enter, fall, start, stop, warm
+from spark_modeld.core.unit import ActiveState, Phase, UnitStatus
 
 _P = Phase
 

@@ -14,29 +14,23 @@ from msgspec.structs import replace
 from spark_modeld.core import life_event as life_of
 from spark_modeld.core.admission import gib
 from spark_modeld.core.appraisal import Inspection, objection
+from spark_modeld.core.catalog import Catalog
 from spark_modeld.core.desk import Desk
 from spark_modeld.core.effects import Effects, Save, Verdict, Wake
 from spark_modeld.core.errors import Code, Problem, SparkError, refuse
 from spark_modeld.core.fits import Fits
 from spark_modeld.core.house import House
+from spark_modeld.core.instant import Instant
 from spark_modeld.core.life import Life
 from spark_modeld.core.life_event import LifeEvent
-from spark_modeld.core.model import (
-    Catalog,
-    Instant,
-    Outcome,
-    Phase,
-    Reading,
-    Requester,
-    Role,
-    Switch,
-    SwitchPhase,
-    UnitStatus,
-)
+from spark_modeld.core.model import Role
 from spark_modeld.core.planner import OPERATORS, Planner, named
+from spark_modeld.core.reading import Reading
 from spark_modeld.core.record import Record
 from spark_modeld.core.report import Report
+from spark_modeld.core.switch import Outcome, Requester, Switch, SwitchPhase
 from spark_modeld.core.transaction import Stage, Transaction
+from spark_modeld.core.unit import Phase, UnitStatus
 from spark_modeld.core.warden import Warden
 
 Seen = tuple[str, Inspection] | None

@@ -9,7 +9,9 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from spark_modeld.core.errors import Problem
-from spark_modeld.core.model import Instant, Outcome, Phase, Rollback, Switch, SwitchPhase
+from spark_modeld.core.instant import Instant
+from spark_modeld.core.switch import Outcome, Rollback, Switch, SwitchPhase
+from spark_modeld.core.unit import Phase
 
 HEALTHY_SECONDS = 60.0
 """A model that served this long before it crashed has not failed to start."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from spark_modeld.core.life_event import Trigger
-from spark_modeld.core.model import Phase
+from spark_modeld.core.unit import Phase
 
 _P = Phase
 _T = Trigger

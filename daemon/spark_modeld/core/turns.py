@@ -7,10 +7,13 @@ from spark_modeld.core.demand import Demand, Demands
 from spark_modeld.core.effects import Wake
 from spark_modeld.core.errors import Code, Problem
 from spark_modeld.core.house import House
+from spark_modeld.core.instant import Instant
 from spark_modeld.core.life import Life
-from spark_modeld.core.model import Instant, Outcome, Phase, Requester, Role
+from spark_modeld.core.model import Role
 from spark_modeld.core.planner import Planner
+from spark_modeld.core.switch import Outcome, Requester
 from spark_modeld.core.transaction import Stage, Transaction
+from spark_modeld.core.unit import Phase
 
 ABANDONED_SECONDS = 2.0
 """A start that nobody waits for any more goes on for this long: a client that tries again finds it under way."""

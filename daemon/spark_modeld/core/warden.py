@@ -10,9 +10,12 @@ from spark_modeld.core.effects import Guarded
 from spark_modeld.core.errors import Code, Problem
 from spark_modeld.core.guard import Alarm, Guard, GuardState, Notice, enough
 from spark_modeld.core.house import House
-from spark_modeld.core.model import Instant, Phase, Reading, Requester
+from spark_modeld.core.instant import Instant
 from spark_modeld.core.planner import Planner
+from spark_modeld.core.reading import Reading
+from spark_modeld.core.switch import Requester
 from spark_modeld.core.transaction import Transaction
+from spark_modeld.core.unit import Phase
 
 _GOING = frozenset({Phase.DRAINING, Phase.STOPPING})
 _STOPPABLE = frozenset({Phase.STARTING, Phase.WARMING, Phase.SERVING})

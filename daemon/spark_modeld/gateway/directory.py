@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from spark_modeld.core.model import RESERVED_NAMES, Catalog, EngineKind, Model, Phase
+from spark_modeld.core.catalog import Catalog
+from spark_modeld.core.model import RESERVED_NAMES, EngineKind, Model
+from spark_modeld.core.unit import Phase
 from spark_modeld.face import Snapshot
 from spark_modeld.gateway.access import Visitor
 from spark_modeld.gateway.refusals import Refused, refused

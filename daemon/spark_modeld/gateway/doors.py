@@ -8,7 +8,8 @@ from typing import Protocol
 
 import structlog
 
-from spark_modeld.core.model import Catalog, GatewaySettings
+from spark_modeld.core.catalog import Catalog
+from spark_modeld.core.settings import GatewaySettings
 from spark_modeld.face import Snapshot
 
 _LOG = structlog.get_logger(__name__)

@@ -8,7 +8,10 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from spark_modeld.core.model import Catalog, GatewaySettings, Model, Phase
+from spark_modeld.core.catalog import Catalog
+from spark_modeld.core.model import Model
+from spark_modeld.core.settings import GatewaySettings
+from spark_modeld.core.unit import Phase
 from spark_modeld.face import Leases, Snapshot
 from spark_modeld.gateway.access import Access
 from spark_modeld.gateway.directory import Directory

@@ -9,7 +9,7 @@ import socket
 
 import structlog
 
-from spark_modeld.core.model import Phase
+from spark_modeld.core.unit import Phase
 from spark_modeld.face import Leases, Snapshot
 from spark_modeld.gateway.access import Access, TokenVerifier
 from spark_modeld.gateway.connection import HEARING_SECONDS, Connection

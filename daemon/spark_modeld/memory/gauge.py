@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 from msgspec.structs import replace
 
 from spark_modeld.core.errors import Code, refuse
-from spark_modeld.core.model import GpuProcess, Instant, MemorySource, Reading
+from spark_modeld.core.instant import Instant
+from spark_modeld.core.reading import GpuProcess, MemorySource, Reading
 from spark_modeld.memory.attribution import Owners
 from spark_modeld.memory.lone_thread import LoneThread
 from spark_modeld.memory.meminfo import read_meminfo

@@ -6,7 +6,7 @@ import re
 
 from msgspec import Struct
 
-from spark_modeld.core.model import HugePages
+from spark_modeld.core.reading import HugePages
 
 _LINE = re.compile(
     r"^[ \t]*(MemTotal|MemAvailable|MemFree|HugePages_Total|HugePages_Free|Hugepagesize)[ \t]*:[ \t]*(\d+)"

@@ -10,7 +10,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from spark_modeld.core.errors import SparkError
-from spark_modeld.core.model import GpuProcess
+from spark_modeld.core.reading import GpuProcess
 from spark_modeld.memory.attribution import Owners, unit_of_cgroup
 from spark_modeld.memory.lone_thread import LoneThread
 from spark_modeld.memory.procfs import Identity, identify, started

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from spark_modeld.core.model import MemorySource
+from spark_modeld.core.reading import MemorySource
 from spark_modeld.memory.meminfo import MemInfo, gib
 from spark_modeld.memory.nvml import Device
 

@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from msgspec import Struct, field
 
-from spark_modeld.core.model import HostProcess
+from spark_modeld.core.reading import HostProcess
 from spark_modeld.memory.lone_thread import LoneThread
 from spark_modeld.memory.processes import Processes
 from spark_modeld.memory.procfs import big_processes

@@ -13,8 +13,8 @@ from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncGenerator
 
 from spark_modeld.core.errors import Code, refuse
-from spark_modeld.core.model import LogLine
 from spark_modeld.core.redact import redact
+from spark_modeld.core.unit import LogLine
 
 DEADLINE_SECONDS = 5.0
 OUTPUT_LIMIT = 4 << 20

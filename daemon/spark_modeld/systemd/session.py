@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import structlog
 
-from spark_modeld.core.model import UnitStatus
+from spark_modeld.core.unit import UnitStatus
 from spark_modeld.ports import (
     BusConnected,
     BusReport,

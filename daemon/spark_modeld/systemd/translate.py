@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from spark_modeld.core.appraisal import UnitFacts
-from spark_modeld.core.model import ActiveState, UnitStatus
+from spark_modeld.core.unit import ActiveState, UnitStatus
 from spark_modeld.ports import CallFailure
 from spark_modeld.systemd.glib_thread import BusError
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import structlog
 from msgspec import Struct, field
 
-from spark_modeld.core.model import ActiveState, UnitStatus
+from spark_modeld.core.unit import ActiveState, UnitStatus
 from spark_modeld.ports import CallFailure
 from spark_modeld.systemd.glib_thread import BusError, Cancel, Done, Reply
 from spark_modeld.systemd.translate import STATUS_PROPERTIES, call_failure, unit_status, unloadable

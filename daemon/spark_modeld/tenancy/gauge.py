@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from spark_modeld import ports
-from spark_modeld.core.model import MemorySource, Reading
+from spark_modeld.core.reading import MemorySource, Reading
 from spark_modeld.tenancy.rounds import FRESH_SECONDS, Rounds
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from spark_modeld import ports
-from spark_modeld.core.model import ActiveState
+from spark_modeld.core.unit import ActiveState
 from spark_modeld.tenancy.roster import Roster
 from spark_modeld.tenancy.rounds import Rounds
 from spark_modeld.tenancy.seats import Seat, Spawn

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from spark_modeld.core.model import Model, Phase
+from spark_modeld.core.model import Model
 from spark_modeld.core.slot import Slot
+from spark_modeld.core.unit import Phase
 from spark_modeld.tenancy.seats import Seat, Server
 
 

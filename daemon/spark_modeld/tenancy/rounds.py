@@ -8,8 +8,10 @@ from collections.abc import Callable
 from msgspec.structs import replace
 
 from spark_modeld import ports
-from spark_modeld.core.model import Loaded, Model, Phase, seat_of
+from spark_modeld.core.model import Model, seat_of
+from spark_modeld.core.reading import Loaded
 from spark_modeld.core.slot import Slot
+from spark_modeld.core.unit import Phase
 from spark_modeld.tenancy.roster import Roster
 from spark_modeld.tenancy.seats import Seat, Server, Spawn
 

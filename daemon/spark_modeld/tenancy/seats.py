@@ -9,8 +9,10 @@ from typing import Any
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from spark_modeld.core.model import ActiveState, Loaded, UnitStatus, seat_of
+from spark_modeld.core.model import seat_of
+from spark_modeld.core.reading import Loaded
 from spark_modeld.core.sighting import UNLOADED
+from spark_modeld.core.unit import ActiveState, UnitStatus
 
 MISSING_SECONDS = 6.0
 """How long a list must lack a model: it does for some seconds while the server loads it anew, with another context."""

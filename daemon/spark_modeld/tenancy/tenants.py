@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping
 from spark_modeld import ports
 from spark_modeld.core.appraisal import UnitFacts
 from spark_modeld.core.errors import Code, refuse
-from spark_modeld.core.model import ActiveState, UnitStatus
 from spark_modeld.core.slot import Slot
+from spark_modeld.core.unit import ActiveState, UnitStatus
 from spark_modeld.tenancy.jobs import Jobs
 from spark_modeld.tenancy.roster import Roster
 from spark_modeld.tenancy.rounds import Rounds

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from spark_modeld.config.token_file import Token
-from spark_modeld.core.model import Catalog
+from spark_modeld.core.catalog import Catalog
 from spark_modeld.core.tailnet import Tailnet
 
 DAEMON = "spark-modeld.service"

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from spark_modeld.cli.doctor.facts import COMPETITOR, DAEMON, SOCKETS, Facts, Port, Unit
 from spark_modeld.cli.doctor.finding import Area, Finding, error, ok, unseen, warning
 from spark_modeld.config.addresses import is_loopback, is_wildcard, split_address
-from spark_modeld.core.model import GatewaySettings, Model, OwnUnit
+from spark_modeld.core.model import Model, OwnUnit
+from spark_modeld.core.settings import GatewaySettings
 
 _NO_RESTART = "[Service]\\nRestart=no\\n"
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from spark_modeld.cli.doctor.facts import DockerFacts
 from spark_modeld.cli.doctor.run import Ran, run
-from spark_modeld.core.model import Catalog, Container
+from spark_modeld.core.catalog import Catalog
+from spark_modeld.core.model import Container
 
 _SOCKET = Path("/run/docker.sock")
 _POLICY = "{{.Name}} {{.HostConfig.RestartPolicy.Name}}"

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from spark_modeld.cli.doctor.facts import AccountFacts, PathFacts, Port, Setting, TokenFacts
 from spark_modeld.config.tokens import TokenStore
-from spark_modeld.core.model import Catalog, Container, Docker
+from spark_modeld.core.catalog import Catalog
+from spark_modeld.core.model import Container, Docker
 from spark_modeld.remains import cgroups
 from spark_modeld.remains.sockets import listening
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from spark_modeld.cli.doctor.facts import SHIPPED_RULE, VERBS, PolkitFacts, Setting
 from spark_modeld.cli.doctor.polkit_rule import own_units
 from spark_modeld.cli.doctor.run import run
-from spark_modeld.core.model import Catalog
+from spark_modeld.core.catalog import Catalog
 
 _DAEMON_FILES = (Path("/usr/lib/polkit-1/polkitd"), Path("/usr/libexec/polkitd"), Path("/usr/libexec/polkit-1/polkitd"))
 _FOLDERS = (Path("/etc/polkit-1/rules.d"), Path("/usr/share/polkit-1/rules.d"))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from spark_modeld.cli.doctor.facts import COMPETITOR, DAEMON, SOCKETS, BusFacts, Setting, SystemdFacts, Unit
 from spark_modeld.cli.doctor.run import Ran, run
-from spark_modeld.core.model import Catalog
+from spark_modeld.core.catalog import Catalog
 
 _PROPERTIES = {
     *("LoadState", "ActiveState", "UnitFileState", "NeedDaemonReload", "DropInPaths", "Restart", "Result"),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
-from spark_modeld.core.model import Catalog, OwnUnit
+from spark_modeld.core.catalog import Catalog
+from spark_modeld.core.model import OwnUnit
 
 _RULE = """\
 // {path}
