@@ -19,6 +19,7 @@ from spark_modeld.core.effects import Ended, Verdict
 from spark_modeld.core.house import House
 from spark_modeld.core.life_event import BUS_LOST
 from spark_modeld.core.planner import Planner
+from spark_modeld.core.reconcile import Reconciler
 from spark_modeld.core.slot import Slot
 from spark_modeld.core.turns import Turns
 from spark_modeld.core.unit import Phase
@@ -256,7 +257,7 @@ MUTANTS = [
     (House, "busy_others", stops_count_when_asked_for),
     (House, "drain", leases_do_not_count),
     (Planner, "finish", ends_twice),
-    (Planner, "_watch_occupant", a_crash_is_not_noticed),
+    (Reconciler, "_watch_occupant", a_crash_is_not_noticed),
     (Slot, "record", the_switch_is_not_on_record),
     (Slot, "record", desired_is_not_on_record),
     (Slot, "start_beside", the_gate_is_open),

@@ -14,7 +14,7 @@ from spark_modeld.core.appraisal import Appraisal, Inspection, appraise, port_ta
 from spark_modeld.core.catalog import Catalog
 from spark_modeld.core.check import Room, memory
 from spark_modeld.core.effects import Arm, Do, Effects, Read, Save
-from spark_modeld.core.errors import Code, Problem
+from spark_modeld.core.errors import Code, Problem, refuse
 from spark_modeld.core.falls import Falls
 from spark_modeld.core.finding import Finding, sort
 from spark_modeld.core.fingerprint import fingerprint
@@ -214,6 +214,13 @@ class House:
 
     # Who is there.
 
+    def known(self, name: str) -> str:
+        """The id of the model with this name. SparkError ``unknown-model`` if there is none."""
+        spec = self.catalog.find(name)
+        if spec is None or spec.id not in self.models:
+            raise refuse(Code.UNKNOWN_MODEL, f"There is no model {name!r} in the catalog.", model=name)
+        return spec.id
+
     def slot_models(self) -> Iterable[str]:
         """The ids of all slot models."""
         return (m for m, spec in self.models.items() if spec.role is Role.SLOT)
@@ -237,6 +244,14 @@ class House:
     def stuck(self) -> str | None:
         """The slot model that will not stop, if there is one."""
         return next((m for m in self.slot_models() if self.lives[m].phase is Phase.STUCK), None)
+
+    def check_not_stuck(self) -> None:
+        """SparkError ``stuck`` where a slot model will not stop: nothing is started then."""
+        stuck = self.stuck()
+        if stuck is not None:
+            problem = self.lives[stuck].problem
+            detail = f"{stuck} will not stop. {problem.detail if problem else ''}".strip()
+            raise refuse(Code.STUCK, detail, model=stuck, unit=self.models[stuck].unit)
 
     # Steps.
 

@@ -1,4 +1,4 @@
-"""The transaction's moves: admission, clearing the slot, raising the target, the way back, reconciling.
+"""The transaction's moves: admission, clearing the slot, raising the target, the way back.
 
 The planner is driven by its goal: whatever else is alive in the slot is stopped, then the target is raised.
 That is why a switch that was interrupted anywhere (bus lost, kill -9) goes on from what systemd shows.
@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from spark_modeld.core import life_event as life_of
 from spark_modeld.core.appraisal import objection
-from spark_modeld.core.effects import Ended, Save, Verdict, Wake
+from spark_modeld.core.effects import Ended, Save, Verdict
 from spark_modeld.core.errors import Code, Problem
 from spark_modeld.core.finding import notable
 from spark_modeld.core.house import House
@@ -27,7 +27,9 @@ from spark_modeld.core.unit import Phase
 OPERATORS = frozenset({Requester.CONTROL, Requester.SYSTEMD})
 """Whose switches say what belongs in the slot from now on."""
 
-_RISING = frozenset({Phase.STARTING, Phase.WARMING, Phase.SERVING})
+RISING = frozenset({Phase.STARTING, Phase.WARMING, Phase.SERVING})
+"""Of a unit that serves, or is on its way to it."""
+
 _STOPPABLE = frozenset({Phase.SERVING, Phase.WARMING, Phase.STARTING, Phase.RECLAIMING})
 
 
@@ -143,7 +145,7 @@ class Planner:
             self.finish(tx, Outcome.CANCELLED, now)
         else:
             tx.ending = Outcome.CANCELLED
-            self._turn_back(tx)
+            self.turn_back(tx)
 
     def withdraw(self, tx: Transaction, now: Instant) -> None:
         """Gives up what nobody asks for any more: no failure, and nobody is told of one."""
@@ -163,7 +165,7 @@ class Planner:
     def _keep(self, model: str, now: Instant) -> bool:
         """Lets a model that serves, or still drains, serve on; False if it is past that."""
         self.house.step(model, life_of.KEEP_WANTED, now)
-        return self.house.lives[model].phase in _RISING
+        return self.house.lives[model].phase in RISING
 
     # Admission.
 
@@ -216,7 +218,7 @@ class Planner:
 
     def _kept(self, standing: str | None) -> bool:
         """Whether the occupant serves, or could go on serving."""
-        return standing is not None and self.house.lives[standing].phase in _RISING | {Phase.DRAINING}
+        return standing is not None and self.house.lives[standing].phase in RISING | {Phase.DRAINING}
 
     def _refused(self, tx: Transaction, refusal: Problem, now: Instant) -> None:
         standing = self.standing()
@@ -228,25 +230,15 @@ class Planner:
 
     # Moves.
 
-    def move(self, now: Instant, begin: Callable[[Instant], bool]) -> bool:
-        """One move towards the goal; False when there is nothing to do but wait. ``begin`` begins what demands want."""
-        if self.tx is None:
-            ends = self._call_off(now) or self._watch_occupant(now)
-            return ends or self._take_in(now) or begin(now) or self._reconcile(now)
-        match self.tx.stage:
+    def move(self, tx: Transaction, now: Instant) -> bool:
+        """One move of the transaction under way towards its goal; False when there is nothing to do but wait."""
+        match tx.stage:
             case Stage.ADMIT:
                 return False
             case Stage.CLEAR:
-                return self._clear(self.tx, now)
+                return self._clear(tx, now)
             case Stage.RAISE:
-                return self._raise(self.tx, now)
-
-    def _call_off(self, now: Instant) -> bool:
-        """Ends what still waits for room for a switch that is over: superseded, say, by one that was cancelled."""
-        waiting = [m for m in self.house.slot_models() if self.house.lives[m].phase is Phase.RECLAIMING]
-        for model in waiting:
-            self.house.step(model, life_of.STOP_WANTED, now)
-        return bool(waiting)
+                return self._raise(tx, now)
 
     def _clear(self, tx: Transaction, now: Instant) -> bool:
         stuck = self.house.stuck()
@@ -345,9 +337,9 @@ class Planner:
         if tx.overlap and standing and standing != tx.target and self.house.lives[standing].phase is Phase.SERVING:
             self.finish(tx, tx.ending or Outcome.FAILED, now)
         else:
-            self._turn_back(tx)
+            self.turn_back(tx)
 
-    def _turn_back(self, tx: Transaction) -> None:
+    def turn_back(self, tx: Transaction) -> None:
         """The next model on the way back: the one that was there, then `desired`, then the default."""
         if not tx.rolled:
             tx.rolled = True
@@ -375,43 +367,14 @@ class Planner:
         rest = [] if self.held or not wanted else [wanted, self.house.catalog.settings.slot.default]
         return list(dict.fromkeys(m for m in (switch.from_model, *rest) if m and m != switch.model))
 
-    # Without a transaction.
+    # What the slot is meant to hold.
 
     def intruders(self) -> tuple[str, ...]:
         """Slot models that are alive beside the occupant, though no switch is about them."""
         known = {self.occupant}
         if self.tx:
             known |= {self.tx.target, self.tx.switch.model, self.tx.switch.from_model}
-        return tuple(m for m in self.house.slot_models() if m not in known and self.house.lives[m].phase in _RISING)
-
-    def _watch_occupant(self, now: Instant) -> bool:
-        """The occupant is down and nobody of ours stopped it."""
-        if self.occupant is None:
-            return False
-        life = self.house.lives.get(self.occupant)
-        if life is not None and not life.idle:
-            return False
-        model, self.occupant = self.occupant, None
-        if life is not None and life.foreign:
-            self.held = True
-            detail = f"{model} was stopped with systemctl; the slot stays empty until the next switch."
-            self.reason = Problem(Code.MODEL_FAILED, detail)
-        elif life is not None:
-            self.house.tries(model).fail(now)
-            went_down = life.problem or Problem(Code.MODEL_FAILED, f"{model} went down.")
-            self.reason = named(went_down, model, self.house.models[model].unit)
-        self.house.effects.append(Save())
-        return True
-
-    def _take_in(self, now: Instant) -> bool:
-        """Somebody started a slot model while the slot was empty: it is a switch requested by systemd."""
-        busy = self.house.busy_others(None)
-        if self.occupant is not None or len(busy) != 1 or self.house.lives[busy[0]].phase not in _RISING:
-            return False
-        switch = self.new_switch(busy[0], None, now, requested_by=Requester.SYSTEMD)
-        self.tx = Transaction(switch, target=busy[0], stage=Stage.RAISE, raised=True)
-        self.house.effects.append(Save())
-        return True
+        return tuple(m for m in self.house.slot_models() if m not in known and self.house.lives[m].phase in RISING)
 
     def wanted(self) -> str:
         """The id of what belongs in the slot, "" for nothing."""
@@ -423,30 +386,6 @@ class Planner:
         """What the slot goes back to when no demand has it; None for nothing."""
         return None if self.held else self.wanted() or None
 
-    def _reconcile(self, now: Instant) -> bool:
-        """The slot is empty and should not be."""
-        wanted = self.wanted()
-        if self.held or self.occupant or not wanted or self.house.busy_others(None):
-            return False
-        candidates = (wanted, self.house.catalog.settings.slot.default)
-        model = next((m for m in candidates if m in self.house.models and not self.house.exhausted(m)), None)
-        if model is None:
-            model = next((m for m in candidates if m in self.house.models and self.house.room_again(m)), None)
-            if model is None:
-                self.give_up(wanted)
-                return False
-            self.house.tries(model).forgive(refusals_only=True)
-        ready_at = self.house.tries(model).not_before
-        if ready_at > now.mono:
-            self.house.effects.append(Wake(ready_at))
-            return False
-        reason = self.reason
-        self.begin(
-            Transaction(self.new_switch(model, None, now, requested_by=Requester.RECONCILE), target=model),
-        )
-        self.reason = reason
-        return True
-
     def give_up(self, model: str) -> None:
         """Says that this model is not tried any more, and what went wrong last."""
         if model not in self.house.models or (self.reason and self.reason.extra.get("given_up") == model):
@@ -454,53 +393,6 @@ class Planner:
         failures, last = self.house.tries(model).failures, f" {self.reason.detail}" if self.reason else ""
         detail = f"{model} failed {failures} times in a row and is not started again by itself; switch to it.{last}"
         self.reason = Problem(Code.MODEL_FAILED, detail, {"given_up": model})
-
-    # After (re)connecting.
-
-    def adopt(self, resume: Switch | None, now: Instant) -> None:
-        """What is alive is the occupant, and a recorded switch goes on where it was."""
-        up = self.house.others(None)
-        if resume is not None and resume.model is not None and resume.model not in self.house.models:
-            detail = f"{resume.model} left the catalog while the switch to it was under way."
-            error = Problem(Code.UNKNOWN_MODEL, detail, {"model": resume.model})
-            ended = replace(resume, finished_at=now, outcome=Outcome.FAILED, error=error, rollback=None)
-            self.house.effects += [Ended(ended), Save()]
-            resume = None
-        if resume is not None:
-            self._resume(resume, up, now)
-        elif self.tx is not None:
-            if self.tx.stage is Stage.ADMIT:
-                self.tx.token = self.house.read(self.tx.target)
-        elif self.occupant is None and up:
-            self.occupant = self.wanted() if self.wanted() in up else up[0]
-
-    def _resume(self, switch: Switch, up: list[str], now: Instant) -> None:
-        rolled = switch.error is not None  # on its way back, to nothing where it names no model
-        target = switch.model if not rolled else switch.rollback.model if switch.rollback else None
-        tx = Transaction(
-            replace(switch, phase_since=now.mono),
-            target=target if target in self.house.models else None,
-            rolled=rolled,
-            ending=_ending(switch),
-            error=switch.error,
-        )
-        self.occupant = next((m for m in (switch.from_model, *up) if m in up and m != target), None)
-        self.begin(tx)
-        if target in up and self.occupant:
-            tx.overlap, tx.stage = True, Stage.RAISE
-        elif target is not None and target in self.house.models and self.house.exhausted(target):
-            failures = self.house.tries(target).failures
-            detail = f"{target} is not tried again: it, or the machine while it was loading, failed {failures} times."
-            tx.error = tx.error or named(Problem(Code.MODEL_FAILED, detail), target, self.house.models[target].unit)
-            self._turn_back(tx)
-        elif rolled or (switch.from_model and self._left(switch.from_model)):
-            # It was admitted, and what it counted on may come back late: not to be asked for at once a second time.
-            tx.stage = Stage.CLEAR
-
-    def _left(self, model: str) -> bool:
-        """Whether this model is on its way out, or gone."""
-        life = self.house.lives.get(model)
-        return life is None or life.phase not in _RISING
 
     def connection_lost(self) -> None:
         """Whether the start under way ever reached systemd is unknown: what is seen later decides."""
@@ -520,15 +412,6 @@ def named(problem: Problem, model: str, unit: str) -> Problem:
     """The problem with the model's name before it, and its unit."""
     detail = problem.detail if problem.detail.startswith(f"{model} ") else f"{model}: {problem.detail}"
     return replace(problem, detail=detail, extra={"model": model, "unit": unit, **problem.extra})
-
-
-def _ending(recorded: Switch) -> Outcome | None:
-    """The outcome that a recorded switch's way back was to end in, None for one that was on its way out."""
-    if recorded.error is None:
-        return None
-    if recorded.error.code is Code.CANCELLED:
-        return Outcome.CANCELLED
-    return Outcome.ROLLED_BACK if recorded.rollback else Outcome.FAILED
 
 
 def _slot_taken(target: str, holder: str) -> Problem:

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from spark_modeld.core import life_event as life_of
 from spark_modeld.core.admission import gib
-from spark_modeld.core.appraisal import Inspection, objection
+from spark_modeld.core.adoption import adopt
+from spark_modeld.core.appraisal import Inspection
 from spark_modeld.core.catalog import Catalog
 from spark_modeld.core.desk import Desk
-from spark_modeld.core.effects import Effects, Save, Verdict, Wake
-from spark_modeld.core.errors import Code, Problem, SparkError, refuse
+from spark_modeld.core.effects import Effects, Save, Wake
+from spark_modeld.core.errors import Code, Problem, refuse
 from spark_modeld.core.fits import Fits
 from spark_modeld.core.house import House
 from spark_modeld.core.instant import Instant
@@ -26,8 +26,10 @@ from spark_modeld.core.life_event import LifeEvent
 from spark_modeld.core.model import Role
 from spark_modeld.core.planner import OPERATORS, Planner, named
 from spark_modeld.core.reading import Reading
+from spark_modeld.core.reconcile import Reconciler
 from spark_modeld.core.record import Record
 from spark_modeld.core.report import Report
+from spark_modeld.core.starts import Starts
 from spark_modeld.core.switch import Outcome, Requester, Switch, SwitchPhase
 from spark_modeld.core.transaction import Stage, Transaction
 from spark_modeld.core.unit import Phase, UnitStatus
@@ -37,15 +39,6 @@ Seen = tuple[str, Inspection] | None
 """A model's id, and what was seen of it."""
 
 _BACK_SOON = "The daemon is shutting down; ask again when it is back."
-_RISEN = frozenset({Phase.STARTING, Phase.WARMING, Phase.SERVING})
-
-
-class _Ask(Struct, frozen=True):
-    """A start that waits: a side model's for a reading, at the gate of a unit that goes down for its end."""
-
-    model: str
-    ask: int
-    foreign: bool
 
 
 class Slot:
@@ -55,6 +48,7 @@ class Slot:
         self.house = House(catalog, record.measured, now)
         self.planner = Planner(self.house, record.desired, record.last_good, new_id)
         self.planner.lent = _lent(record)
+        self.reconciler = Reconciler(self.house, self.planner)
         self.warden = Warden(self.house, self.planner, self.intruders)
         self.desk = Desk(self.house, self.planner)
         for model, failures in record.failures.items():
@@ -63,8 +57,7 @@ class Slot:
         self.opened = False
         self.stopping = False
         self._resume = record.switch
-        self._asks: dict[int, _Ask] = {}
-        self._restarts: list[_Ask] = []
+        self._starts = Starts(self.house, self.planner, self._check_may_change)
 
     # What callers may look at.
 
@@ -131,7 +124,7 @@ class Slot:
             if model in self.house.lives:
                 self.house.step(model, life_of.Shown(status, left=left(model)), now)
         resume, self._resume = self._resume, None
-        self.planner.adopt(resume, now)
+        adopt(self.planner, resume, now)
         return self._settle(now)
 
     def open(self, now: Instant) -> Effects:
@@ -148,14 +141,14 @@ class Slot:
             self.house.step(model, life_of.BUS_LOST, now)
         self.planner.connection_lost()
         self.desk.bus_lost(now)
-        self._answer_all(Problem(Code.BUS_LOST, "The system bus was lost before it could be decided."))
+        self._starts.answer_all(Problem(Code.BUS_LOST, "The system bus was lost before it could be decided."))
         return self._settle(now)
 
     def shut_down(self, now: Instant) -> Effects:
         """From here on nothing is started; a switch under way stays in the record for the next start."""
         self.stopping = True
         problem = Problem(Code.SHUTTING_DOWN, _BACK_SOON, {"retry_after": 1})
-        self._answer_all(problem)
+        self._starts.answer_all(problem)
         self.desk.end(problem)
         if self.planner.tx:
             self.planner.answer(self.planner.tx, problem)
@@ -165,10 +158,10 @@ class Slot:
         """The reading asked for with ``Read(token)``, and what was seen of the model it is about."""
         self.house.look(reading, now)
         self._see(seen)
-        ask, tx = self._asks.pop(token, None), self.planner.tx
-        if ask is not None:
-            self._side_admission(ask, reading, now)
-        elif tx and tx.stage is Stage.ADMIT and tx.token == token and self._may_start():
+        tx = self.planner.tx
+        if self._starts.taken(token, reading, now):
+            return self._settle(now)
+        if tx and tx.stage is Stage.ADMIT and tx.token == token and self._may_start():
             self.planner.admission(tx, reading, now)
         elif self._may_start():
             self.desk.beside.taken(token, reading, now)
@@ -249,7 +242,7 @@ class Slot:
         self._check_may_change()
         model = None if name is None else self._slot_model(name)
         self._stop_again(now)
-        self._check_not_stuck()
+        self.house.check_not_stuck()
         plan, tx = self.planner, self.planner.tx
         if tx and tx.switch.model == model and tx.ending is None:
             if requested_by in OPERATORS and tx.switch.requested_by not in OPERATORS:
@@ -288,14 +281,15 @@ class Slot:
         ``foreign``: systemd starts the unit itself and asks at its gate.
         """
         self._check_may_change()
-        self.desk.beside.lent.discard(self._known(name))
-        self._beside(self._known(name), ask, now, requested_by=requested_by, actor=actor, foreign=foreign)
+        model = self.house.known(name)
+        self.desk.beside.lent.discard(model)
+        self._starts.begin(model, ask, now, requested_by=requested_by, actor=actor, foreign=foreign)
         return self._settle(now)
 
     def stop_side(self, name: str, now: Instant) -> Effects:
         """Stops a side model. SparkError for a slot model."""
         self._check_may_change()
-        model = self._known(name)
+        model = self.house.known(name)
         if self.house.models[model].role is not Role.SIDE:
             detail = f"{model} is a slot model: empty the slot (switch to null) or switch to another one."
             raise refuse(Code.INVALID_REQUEST, detail)
@@ -321,7 +315,7 @@ class Slot:
 
         SparkError when it would wait in vain.
         """
-        model = self._known(self.desk.meant(name))
+        model = self.house.known(self.desk.meant(name))
         if self.stopping:
             self._check_may_change()
         self.desk.demand(model, ask, now, may_switch=may_switch, actor=actor)
@@ -346,7 +340,7 @@ class Slot:
             moved = self.house.drain(now)
             moved = (self._may_start() and self._move(now)) or moved
             # After the planner has seen that the unit is down.
-            moved = moved or self._go_on_restarting(now)
+            moved = moved or self._starts.go_on(now)
         self.planner.show_phase(now)
         tx = self.planner.tx
         needed = {tx.target, tx.switch.model, *tx.way_back} if tx else set()
@@ -356,51 +350,9 @@ class Slot:
         return _with_one_wake(effects)
 
     def _move(self, now: Instant) -> bool:
-        turns = self.desk.turns
-        return self.planner.move(now, turns.begin) or turns.give_up(now) or self.desk.beside.move(now)
-
-    def _beside(
-        self, model: str, ask: int, now: Instant, *, requested_by: Requester, actor: str | None, foreign: bool
-    ) -> None:
-        """Begins what leads to the ask's verdict. SparkError when it is refused at once."""
-        life, plan = self.house.lives[model], self.planner
-        if (life.phase is Phase.STARTING and not life.foreign) or (not foreign and life.phase in _RISEN):
-            # At the gate this is our own start whose mark was not there.
-            self.house.effects.append(Verdict(ask, None))
-            return
-        if foreign and life.phase is Phase.STOPPING and life.foreign:
-            self._restarts.append(_Ask(model, ask, foreign))
-            return
-        if not life.idle:
-            detail = f"{model} is {life.phase}; try again when that is over."
-            raise refuse(Code.BUSY, detail, holder=model, retry_after=5)
-        if self.house.models[model].role is Role.SIDE:
-            self._asks[self.house.read(model)] = _Ask(model, ask, foreign)
-            return
-        self._check_not_stuck()
-        if plan.tx is not None:
-            holder = plan.tx.target or plan.tx.switch.from_model
-            raise refuse(Code.BUSY, "A switch is under way; try again when it has ended.", holder=holder, retry_after=5)
-        self.house.pardon(model)
-        switch = plan.new_switch(model, plan.standing(), now, requested_by=requested_by, actor=actor)
-        plan.begin(Transaction(switch, target=model, beside=True, foreign=foreign, ask=ask))
-
-    def _go_on_restarting(self, now: Instant) -> bool:
-        """`systemctl restart`: systemd asks at the gate as soon as the unit is down, before we are sure of its end."""
-        waiting, self._restarts = self._restarts, []
-        for ask in waiting:
-            life = self.house.lives.get(ask.model)
-            if life is not None and life.phase is Phase.STOPPING:
-                self._restarts.append(ask)
-                continue
-            try:
-                self._check_may_change()
-                self._beside(
-                    self._known(ask.model), ask.ask, now, requested_by=Requester.SYSTEMD, actor=None, foreign=True
-                )
-            except SparkError as error:
-                self.house.effects.append(Verdict(ask.ask, error.problem))
-        return len(self._restarts) < len(waiting)
+        turns, tx = self.desk.turns, self.planner.tx
+        moved = self.planner.move(tx, now) if tx else self.reconciler.move(now, turns.begin)
+        return moved or turns.give_up(now) or self.desk.beside.move(now)
 
     def _see(self, seen: Seen) -> None:
         if seen is not None and seen[0] in self.house.models:
@@ -408,23 +360,6 @@ class Slot:
 
     def _may_start(self) -> bool:
         return self.connected and self.opened and not self.stopping
-
-    def _answer_all(self, problem: Problem) -> None:
-        self.house.effects += [Verdict(ask.ask, problem) for ask in (*self._asks.values(), *self._restarts)]
-        self._asks.clear()
-        self._restarts.clear()
-
-    def _side_admission(self, ask: _Ask, reading: Reading, now: Instant) -> None:
-        if ask.model not in self.house.lives or not self.house.lives[ask.model].idle:
-            problem: Problem | None = Problem(Code.BUSY, f"{ask.model} changed meanwhile; try again.")
-        else:
-            alive = self.house.alive(ask.model)
-            problem = objection(ask.model, self.house.findings(ask.model)) or self.house.admit(
-                ask.model, reading, staying=alive, wait=not ask.foreign
-            )
-        if problem is None:
-            self.house.step(ask.model, life_of.GATE_PASSED if ask.foreign else life_of.START_WANTED, now)
-        self.house.effects.append(Verdict(ask.ask, problem))
 
     def _already(self, model: str | None) -> bool:
         if model is None:
@@ -453,21 +388,8 @@ class Slot:
         if stuck is not None:
             self.house.step(stuck, life_of.STOP_WANTED, now)
 
-    def _check_not_stuck(self) -> None:
-        stuck = self.house.stuck()
-        if stuck is not None:
-            problem = self.house.lives[stuck].problem
-            detail = f"{stuck} will not stop. {problem.detail if problem else ''}".strip()
-            raise refuse(Code.STUCK, detail, model=stuck, unit=self.house.models[stuck].unit)
-
-    def _known(self, name: str) -> str:
-        spec = self.house.catalog.find(name)
-        if spec is None or spec.id not in self.house.models:
-            raise refuse(Code.UNKNOWN_MODEL, f"There is no model {name!r} in the catalog.", model=name)
-        return spec.id
-
     def _slot_model(self, name: str) -> str:
-        model = self._known(name)
+        model = self.house.known(name)
         if self.house.models[model].role is not Role.SLOT:
             detail = f"{model} is a side model: it is started and stopped beside the slot, never switched to."
             raise refuse(Code.INVALID_REQUEST, detail)
