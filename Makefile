@@ -18,7 +18,7 @@ deb: ## build the Debian package in dist/; TARGET=bookworm-amd64, noble-arm64, n
 wheel: ## build the wheel in dist/, for pipx: the daemon of a user of their own, without a package
 	@packaging/wheel
 
-test: build ## run every layer of tests; CI=true: a layer that cannot run is a failure
+test: build ## run every layer of tests; CI=true: a layer or test that cannot run is a failure
 	@packaging/build package
 	@tests/run
 

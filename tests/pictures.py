@@ -14,7 +14,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from support.browser import Browser, Page, opened, program
+from support.browser import Browser, Page, opened
+from support.browser import why_not as why_no_browser
 from support.dashboard import ADDRESS, Dashboard
 from support.gb10 import Gb10
 from support.network import network_of
@@ -226,7 +227,7 @@ def story(studio: Studio, token: str, browser: Browser) -> None:
 
 def main() -> int:
     """The exit status."""
-    if reason := why_not() or (None if program() else "needs a Chromium"):
+    if reason := why_not() or why_no_browser():
         print(f"pictures: {reason}", file=sys.stderr)
         return 1
     PICTURES.mkdir(exist_ok=True)

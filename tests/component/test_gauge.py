@@ -683,12 +683,12 @@ def test_a_process_finds_the_library_and_itself_by_name(tmp_path: Path) -> None:
     assert "True" in shown[4:]
 
 
-@pytest.mark.skipif(os.environ.get("SPARK_MODELD_REAL_NVML") == "1", reason="this machine has a driver")
+@pytest.mark.skipif(os.environ.get("SPARK_MODELD_REAL_NVML") == "1", reason="this machine has an NVIDIA driver")
 def test_without_the_library_pynvml_is_not_even_imported() -> None:
     assert run_script({}) == "host None False"
 
 
-@pytest.mark.skipif(os.environ.get("SPARK_MODELD_REAL_NVML") != "1", reason="needs a real NVIDIA driver")
+@pytest.mark.skipif(os.environ.get("SPARK_MODELD_REAL_NVML") != "1", reason="this machine has no NVIDIA driver")
 def test_the_real_library() -> None:
     source, gpu, imported, *_ = run_script({}).split()
     assert (source, gpu, imported) == ("discrete", "NVIDIA", "True")

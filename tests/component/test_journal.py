@@ -112,7 +112,7 @@ async def test_endless_output_is_cut_off(tmp_path: Path, monkeypatch: pytest.Mon
     assert set(lines) == {"again"}
 
 
-@pytest.mark.skipif(shutil.which("journalctl") is None, reason="no journalctl here")
+@pytest.mark.skipif(shutil.which("journalctl") is None, reason="needs journalctl: make build")
 async def test_the_real_journalctl_takes_these_options() -> None:
     output = await Journalctl()._output("no-such.service", 5, "--since=@1790000000")
     assert output == b""

@@ -49,7 +49,7 @@ def thrashing(tmp_path: Path) -> Iterator[None]:
     """A process that works on six times the memory that its own control group gives it."""
     found = limit_file()
     if found is None or not os.access(found[0] / "cgroup.procs", os.W_OK):
-        pytest.skip("needs a control group to squeeze a process in")
+        pytest.skip("this machine has no control group to squeeze a process in")
     group = found[0] / f"spark-pressure-{os.getpid()}"
     group.mkdir()
     try:
@@ -77,7 +77,7 @@ async def test_a_kernel_without_it_never_tells_and_is_asked_once(tmp_path: Path)
     assert fds() == before
 
 
-@pytest.mark.skipif(not PSI.exists(), reason="this kernel has no PSI")
+@pytest.mark.skipif(not PSI.exists(), reason="this machine has no PSI in its kernel")
 async def test_waiting_and_giving_up_leaves_nothing_behind() -> None:
     before = fds()
     pressure = KernelPressure()
@@ -89,7 +89,7 @@ async def test_waiting_and_giving_up_leaves_nothing_behind() -> None:
     assert fds() == before
 
 
-@pytest.mark.skipif(not PSI.exists(), reason="this kernel has no PSI")
+@pytest.mark.skipif(not PSI.exists(), reason="this machine has no PSI in its kernel")
 async def test_pressure_is_felt(thrashing: None) -> None:
     pressure = KernelPressure()
     try:

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from support.browser import Browser, Page, opened, program
+from support.browser import Browser, Page, opened, why_not
 from support.dashboard import ADDRESS, Dashboard, Play, barriers
 from support.network import network_of
 from support.nvml import GIB, Process
 from support.spark import SparkHost
 from support.witness import until
 
-pytestmark = [pytest.mark.host, pytest.mark.skipif(program() is None, reason="needs a Chromium: name one in CHROMIUM")]
+pytestmark = [pytest.mark.host, pytest.mark.skipif(why_not() is not None, reason=why_not() or "")]
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 

@@ -301,7 +301,7 @@ def seen(serving: Serving, available: int) -> bool:
 def test_the_kernels_pressure_is_listened_to_from_inside_the_units_sandbox(serving: Serving) -> None:
     host = serving.host
     if not host.path("/proc/pressure/memory").exists():
-        pytest.skip("this kernel has no PSI")
+        pytest.skip("this machine has no PSI in its kernel")
     pid = host.show(DAEMON, "MainPID")
     links = host.run("ls", "-l", f"/proc/{pid}/fd").stdout
     assert "/proc/pressure/memory" in links, host.journal("-u", DAEMON, "-o", "cat")

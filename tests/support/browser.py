@@ -11,6 +11,7 @@ import fcntl
 import itertools
 import json
 import os
+import platform
 import select
 import shutil
 import subprocess
@@ -69,6 +70,15 @@ def program() -> str | None:
     if named := os.environ.get("CHROMIUM"):
         return shutil.which(named)
     return next((found for found in map(shutil.which, PROGRAMS) if found), None)
+
+
+def why_not() -> str | None:
+    """Why there is no browser here; None if there is one. Ubuntu has it as a snap only, which nothing here installs."""
+    if program():
+        return None
+    if "CHROMIUM" in os.environ or platform.freedesktop_os_release()["ID"] == "debian":
+        return "needs a Chromium: make build, or name one in CHROMIUM"
+    return "this machine has no Chromium in its distribution: name one in CHROMIUM"
 
 
 class Browser:

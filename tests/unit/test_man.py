@@ -39,7 +39,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def rendered(page: Path) -> str:
     """What a reader sees; the renderer has nothing to say about it."""
     if shutil.which("man") is None:
-        pytest.skip("needs man")
+        pytest.skip("needs man: make build")
     # man-db renders in a sandbox of its own where it can; a test's surroundings may not let it.
     environment = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", "MANWIDTH": "120", "MAN_DISABLE_SECCOMP": "1"}
     done = subprocess.run(
@@ -75,7 +75,7 @@ def test_a_page_renders_without_a_warning(pages: Path, name: str) -> None:
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_is_clean_to_mandoc(pages: Path, name: str) -> None:
     if shutil.which("mandoc") is None:
-        pytest.skip("needs mandoc")
+        pytest.skip("needs mandoc: make build")
     done = subprocess.run(
         ["mandoc", "-T", "lint", "-W", "warning", str(pages / name)], capture_output=True, text=True, check=False
     )
