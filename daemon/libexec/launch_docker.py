@@ -42,8 +42,8 @@ def refused_option(word: str) -> str | None:
     return None
 
 
-def stop_seconds(model: dict[str, Any], settings: dict[str, Any]) -> int:
-    """How long the container may take to stop. ValueError for a value that is no duration."""
+def stop_timeout(model: dict[str, Any], settings: dict[str, Any]) -> float:
+    """How long the model may take to stop, in seconds. ValueError for a value that is no duration."""
     slot = settings.get("slot")
     given = model.get(
         "stop_timeout", slot.get("stop_timeout", STOP_TIMEOUT) if isinstance(slot, dict) else STOP_TIMEOUT
@@ -51,7 +51,12 @@ def stop_seconds(model: dict[str, Any], settings: dict[str, Any]) -> int:
     match = DURATION.fullmatch(given) if isinstance(given, str) else None
     if match is None:
         raise ValueError(f"stop_timeout = {given!r} is no duration such as '2min'")
-    return max(1, int(float(match[1]) * SECONDS[match[2]] - STOP_MARGIN))
+    return float(match[1]) * SECONDS[match[2]]
+
+
+def stop_seconds(model: dict[str, Any], settings: dict[str, Any]) -> int:
+    """How long the container may take to stop. ValueError for a value that is no duration."""
+    return max(1, int(stop_timeout(model, settings) - STOP_MARGIN))
 
 
 def find_docker(path: str) -> str:

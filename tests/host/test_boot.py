@@ -14,7 +14,8 @@ from support.tiny_models import sentence_of
 
 pytestmark = pytest.mark.host
 
-ALPHA, BETA = 8001, 8002
+ALPHA, BETA, STUBBORN, SLOW = 8001, 8002, 8003, 8004
+STOP_SECONDS = 2
 DRIVER = "nvidia-persistenced.service"
 FOLDER = "/etc/gb10"
 COME = f"""\
@@ -46,6 +47,11 @@ def serving() -> Iterator[Serving]:
         host.settings(SETTINGS.replace("[slot]", '[slot]\ndefault = "alpha"'))
         host.tiny("alpha", port=ALPHA, memory="2GiB")
         host.model("beta", bad_model("beta", BETA))
+        limit = f'stop_timeout = "{STOP_SECONDS}s"'
+        host.model("stubborn", bad_model("stubborn", STUBBORN, "--ignore-sigterm", extra=limit))
+        # As long as it may: an engine that says goodbye to somebody.
+        slow = bad_model("slow", SLOW, "--stop-seconds", "3", memory="64MiB", extra='role = "side"')
+        host.model("slow", slow)
         own_services_only(host)
         late_driver(host)
         host.run("systemctl", "enable", *SOCKETS, DAEMON, DRIVER)
@@ -104,3 +110,33 @@ def test_what_was_wanted_is_back_after_the_next_boot(serving: Serving) -> None:
     said = host.journal("-o", "cat", "-u", unit("beta"))  # of both boots: the kernel's is one
     assert "Stopped spark-model@beta.service" in said
     assert "SIGKILL" not in said
+
+
+def test_a_shutdown_holds_each_model_to_its_stop_time(serving: Serving) -> None:
+    """The one that ignores SIGTERM is killed when its own has passed; the one that takes its time has it."""
+    host = serving.host
+    serving.serve("stubborn")
+    assert host.api("POST", "/api/models/slow/start")[0] == 202
+    await_that(lambda: host.api("GET", "/api/models/slow")[1]["state"] == "serving", "the side model to serve")
+    host.power_cycle()  # which fails after two minutes
+    asked, killed = (said_at(host, "stubborn", words) for words in ("Stopping ", "Main process exited, code=killed"))
+    assert killed - asked >= STOP_SECONDS
+    assert "spark-model@stubborn.service has not stopped within 2 s: killed" in host.journal("-o", "cat")
+    said = host.journal("-o", "cat", "-u", unit("slow"))
+    assert "Stopped spark-model@slow.service" in said
+    assert "SIGKILL" not in said
+
+
+def said_at(host: SparkHost, model: str, words: str) -> float:
+    """When systemd said this of the model's unit last, in seconds."""
+    lines = host.journal("-o", "short-unix", "-u", unit(model)).splitlines()
+    return float(next(line for line in reversed(lines) if words in line).split()[0])
+
+
+def test_a_daemon_that_is_not_there_delays_no_shutdown(serving: Serving) -> None:
+    host = serving.host
+    serving.await_slot("stubborn", "serving")
+    host.run("systemctl", "stop", *SOCKETS, DAEMON)
+    assert serving.active("stubborn") == "active"
+    host.run("systemctl", "poweroff", check=False)
+    host.await_end()

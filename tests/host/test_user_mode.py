@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from support.serving import bad_model
 from support.spark import SOCKETS, SparkHost, llama_model
 from support.tiny_models import sentence_of, tiny_model
 from support.witness import until
@@ -163,3 +164,13 @@ def test_started_by_hand_it_binds_for_itself(user: User, by_hand: subprocess.Pop
     assert "is ready" in said
     user.serves("alpha")
     assert user.run(*runs, check=False).returncode == 3
+
+
+def test_a_logout_holds_the_model_to_its_stop_time(user: User) -> None:
+    entry = bad_model("stubborn", 8004, "--ignore-sigterm", memory="64MiB", extra='stop_timeout = "1s"')
+    user.host.write(f"/home/{user.name}/.config/spark-modeld/models.d/stubborn.toml", entry)
+    user.host.run("chown", "-R", f"{user.name}:", f"/home/{user.name}/.config")
+    user.run("spark-modelctl", "--user", "reload")
+    user.switch("stubborn")
+    user.host.run("systemctl", "stop", f"user@{user.uid}.service")
+    assert "spark-model@stubborn.service has not stopped within 1 s: killed" in user.host.journal("-o", "cat")

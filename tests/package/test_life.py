@@ -234,6 +234,7 @@ def test_removing_leaves_the_model_serving(machine: Machine) -> None:
     said = host.apt("remove", "spark-modeld")
     assert "spark-model@alpha.service goes on serving" in said
     assert set(machine.active(*UNITS)) <= {"inactive", "unknown"}
+    assert host.show("spark-model-deadlines.service", "ActiveState") == "inactive"
     assert machine.main_pid("spark-model@alpha.service") == model
     answer = script(*host.outside("curl", "-sS", "--fail", f"http://127.0.0.1:{PORTS['alpha']}/v1/models"))
     assert "alpha" in answer
