@@ -77,7 +77,7 @@ class Health:
         return self._out.vitals.cpu_seconds(pids) - before >= _WORK_SECONDS * _WORK_SHARE
 
     async def _look(self, spec: Model, pulse: Pulse) -> None:
-        look = await self._out.vitals.look(spec, pulse.look_seconds)
+        look = await self._out.vitals.look(spec, pulse.look_seconds, others=pulse.wonders(self._mono()))
         house = self._slot().house
         pulse.looked(
             look,

@@ -202,8 +202,11 @@ class Prober(Protocol):
 class Vitals(Protocol):
     """The signs of life of an engine that serves. Nothing of it counts as use."""
 
-    async def look(self, model: Model, seconds: float) -> Look:
-        """One cheap look, on the engine's own terms; no request of it takes longer than ``seconds``."""
+    async def look(self, model: Model, seconds: float, *, others: bool) -> Look:
+        """One cheap look, on the engine's own terms; no request of it takes longer than ``seconds``.
+
+        ``others``: also at who else is connected, which is not cheap.
+        """
 
     async def ask(self, model: Model, seconds: float) -> Proven:
         """Asks for one token, and waits so long for it."""

@@ -62,13 +62,13 @@ def streaming(engine: RunningEngine) -> Iterator[None]:
 async def test_vllms_counters_move_while_it_generates_and_stand_still_in_a_deadlock(tmp_path: Path) -> None:
     with sick("vllm", tmp_path) as engine:
         model = a_model(engine, EngineKind.VLLM)
-        first = await VITALS.look(model, 5)
+        first = await VITALS.look(model, 5, others=True)
         assert (first.reach, await VITALS.ask(model, 5)) == (Reach.WELL, Proven(Proof.GIVEN))
-        second = await VITALS.look(model, 5)
+        second = await VITALS.look(model, 5, others=True)
         assert first.mark != second.mark
         (tmp_path / "freeze").touch()
         assert (await VITALS.ask(model, 0.2)).proof is Proof.HUNG
-        third, fourth = await VITALS.look(model, 5), await VITALS.look(model, 5)
+        third, fourth = await VITALS.look(model, 5, others=True), await VITALS.look(model, 5, others=True)
         assert (third.reach, third.mark) == (Reach.WELL, fourth.mark)
 
 
@@ -81,9 +81,10 @@ async def test_a_generation_that_fails_is_told(tmp_path: Path) -> None:
 async def test_another_client_is_seen_where_nothing_else_is(tmp_path: Path) -> None:
     with sick("plain", tmp_path) as engine:
         model = a_model(engine, EngineKind.OPENAI)
-        assert await VITALS.look(model, 5) == Look(Reach.WELL)
+        assert await VITALS.look(model, 5, others=True) == Look(Reach.WELL)
+        assert (await VITALS.look(model, 5, others=False)).others is None
         reader, writer = await asyncio.open_connection("127.0.0.1", engine.port)
-        assert not (await VITALS.look(model, 5)).others, "our own connections are no client's"
+        assert not (await VITALS.look(model, 5, others=True)).others, "our own connections are no client's"
         writer.close()
         await writer.wait_closed()
         assert reader.at_eof
@@ -94,7 +95,7 @@ async def test_another_client_is_seen_where_nothing_else_is(tmp_path: Path) -> N
         )
         assert client.stdout is not None
         await client.stdout.readline()
-        assert await VITALS.look(model, 5) == Look(Reach.WELL, others=True)
+        assert await VITALS.look(model, 5, others=True) == Look(Reach.WELL, others=True)
         client.kill()
         await client.wait()
 
@@ -104,7 +105,7 @@ async def test_nothing_that_listens_is_refused_at_once(tmp_path: Path) -> None:
         (tmp_path / "deaf").touch()
         model = a_model(engine, EngineKind.VLLM)
         async with asyncio.timeout(10):
-            while (await VITALS.look(model, 5)).reach is not Reach.REFUSED:
+            while (await VITALS.look(model, 5, others=True)).reach is not Reach.REFUSED:
                 pass
         assert engine.process.poll() is None
 
@@ -114,7 +115,7 @@ async def test_a_key_that_is_wanted_is_a_sign_of_life() -> None:
         wait_listening(engine.port)
         model = a_model(engine, EngineKind.SGLANG)
         async with asyncio.timeout(10):  # it listens a moment before it is loaded
-            while (await VITALS.look(model, 5)).reach is not Reach.WELL:
+            while (await VITALS.look(model, 5, others=True)).reach is not Reach.WELL:
                 pass
         assert (await VITALS.ask(model, 5)).proof is Proof.NOT_OFFERED
 
@@ -125,15 +126,15 @@ async def test_the_real_llama_server_shows_a_long_generation_in_its_slots() -> N
     with running(arguments, port) as engine:
         model = a_model(engine, EngineKind.LLAMA_SERVER)
         async with asyncio.timeout(20):
-            while (await VITALS.look(model, 5)).reach is not Reach.WELL:
+            while (await VITALS.look(model, 5, others=True)).reach is not Reach.WELL:
                 pass
-        idle = (await VITALS.look(model, 5)).mark
+        idle = (await VITALS.look(model, 5, others=True)).mark
         assert idle is not None
-        assert (await VITALS.look(model, 5)).mark == idle
+        assert (await VITALS.look(model, 5, others=True)).mark == idle
         with streaming(engine):
             async with asyncio.timeout(20):
-                before = (await VITALS.look(model, 5)).mark
-                while (await VITALS.look(model, 5)).mark == before:
+                before = (await VITALS.look(model, 5, others=True)).mark
+                while (await VITALS.look(model, 5, others=True)).mark == before:
                     pass
 
 
@@ -216,7 +217,7 @@ def test_the_processor_time_of_a_process_is_read() -> None:
 async def test_a_look_that_goes_wrong_ends_neither_model_nor_daemon(outside: Outside) -> None:
     await switched(outside, "alpha")
 
-    async def broken(*_: object) -> Look:
+    async def broken(*_: object, **__: object) -> Look:
         raise ValueError("odd")
 
     outside.vitals.look = broken  # type: ignore[method-assign]

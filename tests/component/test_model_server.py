@@ -60,11 +60,11 @@ async def test_the_ladder_loads_without_an_end_and_the_server_lets_go_when_told(
 
 async def test_who_looks_whether_a_model_is_well_never_has_it_loaded(model: Model) -> None:
     vitals = EngineVitals(no_key)
-    assert (await vitals.look(model, 5)).reach is Reach.UNWELL
+    assert (await vitals.look(model, 5, others=True)).reach is Reach.UNWELL
     assert await vitals.ask(model, 5) == Proven(Proof.FAILED, "that it is not loaded")
     assert await SERVER.loaded(model) == ()
     await SERVER.pin(model)
-    assert (await vitals.look(model, 5)).reach is Reach.WELL
+    assert (await vitals.look(model, 5, others=True)).reach is Reach.WELL
     assert (await vitals.ask(model, 5)).proof is Proof.GIVEN
     assert (await entry(model, "a:1b")).ends_in is None, "being asked for a token leaves it as it was"
 

@@ -378,7 +378,7 @@ class FakeVitals:
         self._clock = clock
         self._moves = count()
 
-    async def look(self, model: Model, seconds: float) -> Look:
+    async def look(self, model: Model, seconds: float, *, others: bool) -> Look:
         return self.looks.get(model.id, Look(Reach.WELL, mark=str(next(self._moves))))
 
     async def ask(self, model: Model, seconds: float) -> Proven:

@@ -68,6 +68,26 @@ def test_one_that_may_be_busy_where_nobody_can_see_it_is_given_longer(clients: d
     assert story.see(look, 3600, answer=Proven(Proof.HUNG), **clients) == pytest.approx(PATIENCE * LENIENCE, abs=20)
 
 
+def test_who_else_is_connected_is_looked_for_only_when_it_may_decide() -> None:
+    story, wondered = Story(), set()
+    for _ in range(360):
+        wondered.add(story.pulse.wonders(story.now))
+        assert story.see(WELL, 10, answer=Proven(Proof.GIVEN)) is None
+    assert wondered == {False}
+    since = story.now
+    while not story.pulse.wonders(story.now):
+        assert story.see(Look(Reach.WELL, others=None), 10, answer=Proven(Proof.HUNG)) is None
+    assert story.now - since == pytest.approx(PATIENCE, abs=20)
+    assert story.see(WELL, 3600, answer=Proven(Proof.HUNG)) == 10
+
+
+def test_an_engine_is_not_given_up_before_it_was_looked_who_is_connected() -> None:
+    story = Story()
+    unknown = Look(Reach.WELL, others=None)
+    assert story.see(unknown, PATIENCE + 20, answer=Proven(Proof.HUNG)) is None
+    assert story.see(WELL, 10, answer=Proven(Proof.HUNG)) == 10
+
+
 def test_errors_are_no_sign_of_being_busy() -> None:
     story = Story()
     assert story.see(Look(Reach.WELL, others=True), 3600, answer=Proven(Proof.FAILED, "nothing")) == PATIENCE

@@ -29,21 +29,25 @@ class EngineVitals:
     def __init__(self, read_key: Callable[[str], str]) -> None:
         self._read_key = read_key
 
-    async def look(self, model: Model, seconds: float) -> Look:
+    async def look(self, model: Model, seconds: float, *, others: bool) -> Look:
         """See ports.Vitals: a connection, one cheap request, and what the engine counts where it shows that."""
-        engine, port = engine_of(model.engine), model.endpoint[1]
+        engine = engine_of(model.engine)
+
+        def connected() -> bool | None:
+            return others_connected(model.endpoint[1]) if others else None
+
         async with self._probe(model) as probe:
             trouble = await probe.connect()
             if trouble is not None:
-                return Look(Reach.SILENT, trouble, others=others_connected(port)) if trouble else Look(Reach.REFUSED)
+                return Look(Reach.SILENT, trouble, others=connected()) if trouble else Look(Reach.REFUSED)
             answer = await probe.get(engine.alive_path or engine.health_path, seconds)
             reach, words = _reach(engine, answer)
             if reach is Reach.WELL and engine.load and not _lists(engine, answer, model):
                 return Look(Reach.UNWELL, f"at {engine.names_path} that {model.served_model_name} is not loaded")
             if reach in {Reach.REFUSED, Reach.SILENT}:
-                return Look(reach, words, others=others_connected(port))
+                return Look(reach, words, others=connected())
             mark = await _mark(engine, probe, seconds)
-            return Look(reach, words, mark, mark is None and others_connected(port))
+            return Look(reach, words, mark, mark is None and connected())
 
     async def ask(self, model: Model, seconds: float) -> Proven:
         """See ports.Vitals."""

@@ -36,13 +36,14 @@ class Reach(StrEnum):
 class Look(Struct, frozen=True):
     """One look at an engine: how it answered, and in ``words`` what was wrong.
 
-    ``mark`` changes when it generates (None: it does not show that). ``others``: other clients are connected to it.
+    ``mark`` changes when it generates (None: it does not show that). ``others``: other clients are connected to it
+    (None: that was not looked for).
     """
 
     reach: Reach
     words: str = ""
     mark: str | None = None
-    others: bool = False
+    others: bool | None = False
 
 
 class Proof(StrEnum):
@@ -91,6 +92,10 @@ class Pulse:
         """How long one look may take."""
         return max(1.0, min(10.0, self._patience / 4))
 
+    def wonders(self, now: float) -> bool:
+        """Whether it matters to the next look who else is connected. To tell costs more than the rest of the look."""
+        return self._quiet(now) + self._period >= self._patience
+
     def looked(
         self, look: Look, now: float, *, flowed_at: float | None = None, in_flight: int = 0, may_ask: bool = True
     ) -> None:
@@ -135,7 +140,7 @@ class Pulse:
         """For how many seconds it has generated nothing, once that is too long; None while it may be well."""
         if self._refusals >= REFUSALS:
             return now - self._looked_at
-        quiet = now - max(self._answered_at, self._flowed_at, self._worked_at)
+        quiet = self._quiet(now)
         unanswered = now - self._answered_at
         if quiet >= self._patience * (LENIENCE if self._hidden() else 1):
             return unanswered
@@ -167,7 +172,10 @@ class Pulse:
         self._answered_at = self._flowed_at = now
         self._failure = ""
 
+    def _quiet(self, now: float) -> float:
+        return now - max(self._answered_at, self._flowed_at, self._worked_at)
+
     def _hidden(self) -> bool:
         """Whether a long answer that nobody can see may come before ours."""
         trouble = self._failure or self._look.reach is Reach.UNWELL
-        return self._look.mark is None and not trouble and (self._in_flight > 0 or self._look.others)
+        return self._look.mark is None and not trouble and (self._in_flight > 0 or self._look.others is not False)
