@@ -39,7 +39,7 @@ async def seen() -> Recorder:
 @pytest_asyncio.fixture
 async def manager(bare_bus: Bus) -> AsyncIterator[Manager]:
     """Not yet connected; closed at the end in any case."""
-    made = Manager(address=bare_bus.address, timeout=2.0)
+    made = Manager(address=bare_bus.address, timeout=20.0)
     try:
         yield made
     finally:

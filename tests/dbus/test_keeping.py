@@ -56,10 +56,11 @@ async def test_what_leaves_the_catalog_is_let_go(bus: Bus, manager: Manager, see
 
 async def test_letting_go_waits_for_the_answer(bus: Bus, manager: Manager, seen: Recorder) -> None:
     await manager.connect(seen, frozenset({UNIT}))
-    await bus.plan("RefUnit", {"delay": 0.2})
+    await bus.plan("RefUnit", {"hold": True})
     await start(manager, seen, UNIT, 1)
     await manager.facts(UNIT)
     assert await references(bus, manager) == [["RefUnit", UNIT]]
+    await bus.do("answer")
     await bus.called("UnrefUnit")
 
 

@@ -129,11 +129,13 @@ async def test_a_systemd_that_does_not_answer_at_first(bus: Bus, seen: Recorder,
 
 async def test_what_happens_while_connecting_is_told_afterwards(bus: Bus, manager: Manager, seen: Recorder) -> None:
     await bus.unit(UNIT)
-    await bus.plan("Subscribe", {"delay": 0.3})
+    await bus.plan("Subscribe", {"hold": True})
     connecting = asyncio.create_task(manager.connect(seen, frozenset({UNIT})))
     await bus.called("Subscribe", "LoadUnit")
     await bus.do("job_removed", unit=UNIT)
     await bus.unit(UNIT, emit=True, MainPID=3)
+    assert seen.reports == []
+    await bus.do("answer")
     await connecting
     await seen.until(JobRemoved)
     assert isinstance(seen.reports[0], BusConnected)

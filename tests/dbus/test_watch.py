@@ -64,10 +64,13 @@ async def test_changes_end_at_the_last_state_and_cost_few_reads(bus: Bus, manage
 async def test_a_change_during_a_read_is_not_lost(bus: Bus, manager: Manager, seen: Recorder) -> None:
     await bus.unit(UNIT)
     await manager.connect(seen, frozenset({UNIT}))
-    await bus.plan("GetAll", {"delay": 0.1})
+    await bus.do("calls")
+    await bus.plan("GetAll", {"hold": True})
     manager.look(UNIT)
+    await bus.called("GetAll")
     await bus.unit(UNIT, emit=True, MainPID=1)
     await bus.unit(UNIT, emit=True, MainPID=2)
+    await bus.do("answer")
     await seen.until(UnitChanged, lambda r: r.status.main_pid == 2)
     assert [report.status.main_pid for report in seen.of(UnitChanged)] == [2]
 
@@ -102,6 +105,7 @@ async def test_a_read_that_hangs_is_tried_again(bus: Bus, seen: Recorder) -> Non
     try:
         await bus.unit(UNIT)
         await manager.connect(seen, frozenset({UNIT}))
+        await seen.until(BusConnected)  # on a busy machine not at the first attempt
         await bus.plan("GetAll", {"hang": True}, {"hang": True})
         await bus.unit(UNIT, emit=True, MainPID=5)
         assert (await seen.until(UnitChanged)).status.main_pid == 5

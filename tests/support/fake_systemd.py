@@ -1,7 +1,7 @@
 """A scripted org.freedesktop.systemd1, in its own process: ``fake_systemd.py ADDRESS``.
 
 One JSON command per line on stdin, one JSON answer per line on stdout; ``Fake`` has a method for each command.
-A plan changes the next call of one method: ``error``/``message``, ``hang`` (no reply, ever), ``delay`` (seconds),
+A plan changes the next call of one method: ``error``/``message``, ``hang`` (for good), ``hold`` (until ``answer``),
 ``result`` (of the job), ``signal_first`` (JobRemoved before the reply), ``quiet`` (no JobRemoved).
 """
 
@@ -53,6 +53,7 @@ class Fake:
         self.plans: dict[str, list[dict[str, Any]]] = {}
         self.calls: list[list[Any]] = []
         self.hanging: list[Any] = []
+        self.held: list[tuple[str, str, list[Any], dict[str, Any], Any]] = []
         self.state = "running"
         self.folders: list[str] = []
         self.job = 0
@@ -103,8 +104,8 @@ class Fake:
         plan = plans.pop(0)
         if plan.get("hang"):
             self.hanging.append(invocation)
-        elif "delay" in plan:
-            GLib.timeout_add(int(plan["delay"] * 1000), lambda: self.answer(method, path, args, plan, invocation))
+        elif plan.get("hold"):
+            self.held.append((method, path, args, plan, invocation))
         else:
             self.answer(method, path, args, plan, invocation)
 
@@ -207,6 +208,11 @@ class Fake:
         self.con.close_sync(None)
         self.open()
         self.name("RequestName")
+
+    def do_answer(self) -> None:
+        held, self.held = self.held, []
+        for each in held:
+            self.answer(*each)
 
     def do_calls(self) -> list[list[Any]]:
         calls, self.calls = self.calls, []
