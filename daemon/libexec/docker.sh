@@ -1,13 +1,16 @@
 # Supervises a model's container. Sourced, as root, by the scripts that launch.py renders; they have set
 #   docker   the docker CLI, as the model's user      reports  /run/spark-models/ID, root's own
-#   name     the container's                          seconds  how long it may take to stop
+#   as_user  in front of what else they run           name     the container's
+#   seconds  how long it may take to stop
 # and for [docker]     image, and cli: where the CLI may write
-#     for [container]  script: what creates it when missing; audit: what says whether that may be run; as_user
+#     for [container]  script: what creates it when missing; audit: what says whether that may be run
 #
 # systemd's SIGTERM reaches every process of the unit, the docker CLI too: newer ones live on and stream the engine's
 # last words, older ones end. The container is stopped with `docker stop`, and gets its stop signal only once.
 set -u
 LC_ALL=C
+# The daemon reads what is reported, and nobody else writes it, whatever a drop-in's UMask= gives an engine.
+umask 022
 
 asked= stopping= status=
 trap '[ -n "$asked" ] || { asked=yes; begin_stop; }' TERM
@@ -145,7 +148,8 @@ start_image() {
     sleep 0.02
   done
   id=
-  [ ! -f "$cli/id" ] || [ -L "$cli/id" ] || read -r id <"$cli/id" || :
+  # Read by whom the folder belongs to: root would read whatever a link in there led to.
+  [ ! -s "$cli/id" ] || id=$($as_user head -c 65 "$cli/id" 2>/dev/null)
   case $id in
     *[!0-9a-f]*) ;;
     *) [ ${#id} -ne 64 ] || report container "$id" ;;

@@ -100,9 +100,17 @@ def account_of(model: dict[str, Any]) -> pwd.struct_passwd:
         account = pwd.getpwnam(name)
     except KeyError:
         raise Refused(f"user = {name!r}: there is no such user") from None
-    if account.pw_uid == 0 or name == DAEMON_USER:
+    if account.pw_uid in (0, _uid(DAEMON_USER)):
         raise Refused(f"user = {name!r} may not run models: use {DEFAULT_USER!r} or a user of your own")
     return account
+
+
+def _uid(name: str) -> int:
+    """The user's number, -1 if there is no such user."""
+    try:
+        return pwd.getpwnam(name).pw_uid
+    except KeyError:
+        return -1
 
 
 def quoted(word: str) -> str:
@@ -200,7 +208,7 @@ def render(model_id: str, config: str, reports: str, *, user_mode: bool, signatu
         files, folders, newer = container_scripts(model_id, model, config, directory, account)
         newest = max(newest, newer)
     for folder in (reports, directory):
-        os.makedirs(folder, mode=0o755, exist_ok=True)
+        report_folder(folder)
     for stale in ("start.sig", "clean"):
         if os.path.lexists(os.path.join(directory, stale)):
             os.unlink(os.path.join(directory, stale))
@@ -211,6 +219,19 @@ def render(model_id: str, config: str, reports: str, *, user_mode: bool, signatu
     if signature and time.time() - newest > RACY:
         write(mark, f"{signature}\n")
     return start
+
+
+def report_folder(path: str) -> None:
+    """A folder of our own, which the daemon reads and nobody else writes. Refused, OSError."""
+    try:
+        os.makedirs(path)
+    except FileExistsError:
+        status = os.lstat(path)
+        mine = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
+        if not mine or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise Refused(f"{path} is not a folder that uid {os.geteuid()} alone may write: remove it") from None
+    else:
+        os.chmod(path, 0o755)  # whatever the UMask= of a drop-in
 
 
 def own_folder(path: str, account: pwd.struct_passwd | None) -> None:

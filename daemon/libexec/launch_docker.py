@@ -3,6 +3,7 @@
 ``launch_docker.py UID SCRIPT``: exit 0 if nobody but root and this user can change what the script is, else 78 and why.
 """
 
+import contextlib
 import grp
 import os
 import pwd
@@ -14,10 +15,12 @@ from typing import Any
 
 REFUSED = frozenset({"--detach", "--name", "--rm", "--restart", "--cidfile", "--pull", "--sig-proxy"})
 """Options of `docker run` that would take the container out of its unit's hands, or that the launcher sets itself."""
-DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|min|h)")
+DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|min|h)")
 SECONDS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
 IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,511}")
 CONTAINER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{1,127}")
+MOST_LINKS = 40
+"""On the way to a start script; the kernel follows no more."""
 STOP_TIMEOUT = "2min"
 STOP_MARGIN = 2.0
 """Seconds that docker needs around the container's own end, before the daemon kills the unit."""
@@ -37,8 +40,8 @@ def refused_option(word: str) -> str | None:
         return name if name in REFUSED else None
     if word.startswith("-"):
         flags = word[1:].partition("=")[0]
-        # -itd: flags without a value in front of it; behind any other letter there is a value.
-        return "-d" if flags.lstrip("itP").startswith("d") else None
+        # -iqtd: flags without a value in front of it; behind any other letter there is a value.
+        return "-d" if flags.lstrip("iqtP").startswith("d") else None
     return None
 
 
@@ -89,11 +92,28 @@ def drop(account: pwd.struct_passwd | None) -> str:
         docker = grp.getgrnam("docker").gr_gid
     except KeyError:
         raise ValueError("there is no group docker: install docker") from None
-    groups = sorted({*os.getgrouplist(account.pw_name, account.pw_gid), docker})
+    groups = sorted({*own_groups(account), docker})
     return (
         f"/usr/bin/setpriv --reuid {account.pw_uid} --regid {account.pw_gid} --groups {','.join(map(str, groups))} "
         "--no-new-privs --inh-caps=-all --bounding-set=-all --pdeathsig KILL --reset-env -- "
     )
+
+
+def own_groups(account: pwd.struct_passwd) -> set[int]:
+    """The groups that this user is in without our help."""
+    return set(os.getgrouplist(account.pw_name, account.pw_gid))
+
+
+def docker_cli(account: pwd.struct_passwd | None, *, reports: str, path: str) -> str:
+    """The docker CLI as the model's user. ValueError where there is no docker, or no group for it.
+
+    Whom group docker is only lent to must not steer the CLI by files: a context of theirs has it run ssh, and ssh what
+    their own configuration says, all with that group, which is as good as root. It gets a folder that nobody can make.
+    """
+    words = drop(account) + find_docker(path)
+    if account is None or grp.getgrnam("docker").gr_gid in own_groups(account):
+        return words
+    return f"{words} --config {reports}/no-configuration"
 
 
 def checked_image(docker: Any) -> tuple[str, list[str]]:
@@ -126,22 +146,47 @@ def checked_container(container: Any) -> tuple[str, str]:
 
 
 def audit(path: str, uid: int) -> str | None:
-    """Why somebody else than root and this user could change what the script is; None if nobody could. OSError."""
-    for form in dict.fromkeys((path, os.path.realpath(path))):
-        current = "/"
-        for name in ("", *form.strip("/").split("/")):
-            current = os.path.join(current, name)
-            status = os.lstat(current)
-            if status.st_uid not in (0, uid):
-                return f"{current} belongs to uid {status.st_uid}: it must be root's or the model's user's"
-            if stat.S_ISLNK(status.st_mode):
-                continue  # only the folder it lies in says who may change it
-            if status.st_mode & stat.S_IWOTH:
-                return f"{current} is writable by everybody: chmod o-w it"
-            if status.st_mode & stat.S_IWGRP and not _private(status.st_gid, uid):
-                return f"{current} is writable by group {status.st_gid}, which others are in: chmod g-w it"
-    if not stat.S_ISREG(os.stat(path).st_mode):
-        return f"{path} is not a regular file"
+    """Why somebody else than root and this user could change what the script is; None if nobody could. OSError.
+
+    Goes the way that the kernel goes, through every link on it. What was found good stays good: whoever could exchange
+    any of it is root or this user, and as this user it runs.
+    """
+    current, ahead, links = "/", ["", *_names(path)], 0
+    while ahead:
+        name = ahead.pop(0)
+        current = os.path.dirname(current) if name == ".." else os.path.join(current, name)
+        status = os.lstat(current)
+        if (reason := _changeable(current, status, uid)) is not None:
+            return reason
+        if stat.S_ISLNK(status.st_mode):
+            links += 1
+            if links > MOST_LINKS:
+                return f"{path} leads through too many links"
+            target = os.readlink(current)
+            ahead[:0] = _names(target)
+            current = "/" if target.startswith("/") else os.path.dirname(current)
+    return None if stat.S_ISREG(status.st_mode) else f"{path} is not a regular file"
+
+
+def _names(path: str) -> list[str]:
+    return [name for name in path.split("/") if name not in ("", ".")]
+
+
+def _changeable(path: str, status: os.stat_result, uid: int) -> str | None:
+    """Why others than root and this user may write here, where no link is followed."""
+    if status.st_uid not in (0, uid):
+        return f"{path} belongs to uid {status.st_uid}: it must be root's or the model's user's"
+    if stat.S_ISLNK(status.st_mode):
+        return None  # only the folder it lies in says who may change it
+    if status.st_mode & stat.S_IWOTH:
+        return f"{path} is writable by everybody: chmod o-w it"
+    if status.st_mode & stat.S_IWGRP:
+        # With an access list these bits are its mask, and say nothing of whom it names.
+        with contextlib.suppress(OSError):
+            os.getxattr(path, "system.posix_acl_access", follow_symlinks=False)
+            return f"{path} is writable by an access list: setfacl -b it"
+        if not _private(status.st_gid, uid):
+            return f"{path} is writable by group {status.st_gid}, which others are in: chmod g-w it"
     return None
 
 
@@ -178,7 +223,7 @@ def scripts(
     """The scripts ``start`` and ``clean``, and the folders that the model's user needs in ``reports``. ValueError."""
     drops = drop(account)
     variables = {
-        "docker": drops + find_docker(path),
+        "docker": docker_cli(account, reports=reports, path=path),
         "as_user": drops,
         "reports": reports,
         "seconds": str(stop_seconds(model, tomllib.loads(settings.decode()))),

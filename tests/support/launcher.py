@@ -33,9 +33,13 @@ def run(program: str, *arguments: str, **variables: str) -> subprocess.Completed
 
 
 class Config:
-    """A configuration in a folder of its own, run as the user who runs the tests."""
+    """A configuration in a folder of its own, run as the user who runs the tests.
 
-    def __init__(self, folder: Path) -> None:
+    In the mode "system" that is root, who runs models as their own users.
+    """
+
+    def __init__(self, folder: Path, *, mode: str = "user") -> None:
+        self.mode = mode
         self.folder = folder / "etc"
         self.reports = folder / "reports"
         (self.folder / "models.d").mkdir(parents=True)
@@ -57,7 +61,7 @@ class Config:
 
     def run(self, model: str = "alpha") -> subprocess.CompletedProcess[str]:
         home = str(self.folder.parent)
-        return run("spark-model-run", model, str(self.folder), str(self.reports), "user", HOME=home)
+        return run("spark-model-run", model, str(self.folder), str(self.reports), self.mode, HOME=home)
 
     @property
     def signature(self) -> Path:

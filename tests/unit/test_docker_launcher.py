@@ -53,6 +53,8 @@ REFUSED = [
     "-d=true",
     "-itd",
     "-dit",
+    "-qd",
+    "-iqtd",
     "-Pd",
     "--detach",
     "--detach=false",

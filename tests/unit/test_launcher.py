@@ -33,6 +33,17 @@ BAD_IDS = [
     "$(id)",
     "ä",
     "alpha@x",
+    "../x",
+    "a/../../x",
+    "alpha\r",
+    "%i",
+    "a%n",
+    "a\\x2fb",
+    "a\u0661",
+    "\uff41lpha",
+    "\u0430lpha",
+    "alpha\u200b",
+    "a" * 100_000,
 ]
 
 
@@ -44,7 +55,7 @@ class Gate:
         self.asked: list[str] = []
 
     def run(self, model: str) -> subprocess.CompletedProcess[str]:
-        return run("spark-model-gate", model, str(self.runtime))
+        return run("spark-model-gate", model, str(self.runtime), str(self.runtime / "reports"))
 
     @contextmanager
     def daemon(self, answer: bytes) -> Iterator[None]:

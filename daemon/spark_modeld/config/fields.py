@@ -38,7 +38,7 @@ _IMAGE = r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,511}"
 _CONTAINER = r"[A-Za-z0-9][A-Za-z0-9_.-]{1,127}"
 _VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
 # What would take a container out of its unit's hands; the launcher refuses the same. -itd: flags in front of another.
-_DOCKER_OPTION = rf"(?!--(?:detach|name|rm|restart|cidfile|pull|sig-proxy)(?:=|$))(?!-[itP]*d){_CLEAN}"
+_DOCKER_OPTION = rf"(?!--(?:detach|name|rm|restart|cidfile|pull|sig-proxy)(?:=|$))(?!-[iqtP]*d){_CLEAN}"
 
 
 def _command() -> Kind[tuple[str, ...]]:
