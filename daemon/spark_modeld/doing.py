@@ -69,7 +69,7 @@ class Doing:
             blind=self._say_blind,
             appraisals=self._appraisals,
         )
-        self._postmortem = Postmortem(outside.journal, slot=lambda: self._slot, post=self._post, spawn=self._spawn)
+        self._postmortem = Postmortem(outside, slot=lambda: self._slot, post=self._post, spawn=self._spawn)
         self._loading = Loading(outside, slot=lambda: self._slot, post=self._post, spawn=self._spawn)
         self._timers: dict[str, Callable[[], None]] = {}
         self._wake: Callable[[], None] | None = None

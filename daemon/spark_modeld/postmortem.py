@@ -34,13 +34,14 @@ class Postmortem:
 
     def __init__(
         self,
-        journal: ports.Journal,
+        outside: ports.Outside,
         *,
         slot: Callable[[], Slot],
         post: Callable[[Callable[[], Effects]], None],
         spawn: Spawn,
     ) -> None:
-        self._journal = journal
+        self._journal = outside.journal
+        self._clock = outside.clock
         self._slot = slot
         self._post = post
         self._spawn = spawn
@@ -92,12 +93,12 @@ class Postmortem:
         def tell() -> Effects:
             if self._read.get(model) == (problem, words):
                 self._read[model] = (explained, words)
-            self._slot().explained(model, problem, explained)
+            effects = self._slot().explained(model, problem, explained, self._clock.now())
             reading = explained.extra.get("reading", {}).get("message", "")
             switch = self._slot().switch
             story = {"switch_id": switch.id} if switch else {}
             log.warning(f"{model} went down: {problem.detail} {reading}".rstrip(), model=model, **story)
-            return []
+            return effects
 
         self._post(tell)
 

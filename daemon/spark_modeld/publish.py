@@ -127,7 +127,10 @@ def _warnings(slot: Slot) -> list[Warning]:
             message = f"Only {gib(reading.available)} of memory are available, less than the reserve of {gib(reserve)}."
             found.append(Warning(code="memory-under-reserve", message=message))
     for model in house.models:
-        if house.exhausted(model) and house.lives[model].idle:
+        if house.awaits_driver(model) and house.lives[model].idle:
+            message = f"Waiting for the NVIDIA driver, which does not answer: {_without_driver(slot, model)}."
+            found.append(Warning(code="waits-for-driver", message=message))
+        elif house.exhausted(model) and house.lives[model].idle:
             message = (
                 f"{model} failed {house.tries(model).failures} times in a row and waits for a person to switch to it."
             )
@@ -143,6 +146,13 @@ def _warnings(slot: Slot) -> list[Warning]:
             message = f"{model} runs with its old configuration until it is stopped."
             found.append(Warning(code="configuration-pending", message=message))
     return found
+
+
+def _without_driver(slot: Slot, model: str) -> str:
+    failed = f"without it {model} failed {slot.house.tries(model).failures} times in a row"
+    if slot.planner.wanted() == model and not slot.planner.held:
+        return f"{failed}, and is started again as soon as it is there. See: nvidia-smi"
+    return f"{failed}; switch to it once nvidia-smi shows the GPU"
 
 
 def _under_floor(guard: GuardState, available: int, floor: int) -> str:

@@ -29,6 +29,7 @@ log = structlog.get_logger()
 _FLOOR_PERIOD = 0.2
 _IDLE_PERIOD = 10.0
 _SHORT_PERIOD = 1.0
+_DRIVER_PERIOD = 5.0
 _NO_READING_PAUSE = 1.0
 _HASTE = 0.1
 
@@ -101,14 +102,16 @@ class Watches:
         self._spawn(look(), "glance")
 
     async def sample(self, observe: Callable[[Reading], Effects]) -> None:
-        """The slow look at memory while nothing happens: closer while it is short, at once under pressure."""
+        """The slow look at memory while nothing happens: at once under pressure, closer while memory is short, and as
+        often as the driver is asked while a model waits for it."""
         period = _IDLE_PERIOD
         while True:
             await self._pause(period)
             reading = await self._reading()
             self._post(_given(observe, reading))
-            reserve = self._slot().house.catalog.settings.memory.reserve.of(reading.total)
-            period = _SHORT_PERIOD if reading.available < reserve else _IDLE_PERIOD
+            house = self._slot().house
+            short = reading.available < house.catalog.settings.memory.reserve.of(reading.total)
+            period = _SHORT_PERIOD if short else _DRIVER_PERIOD if house.driver.awaited else _IDLE_PERIOD
 
     async def _pause(self, seconds: float) -> None:
         ways = (self._out.clock.sleep(seconds), self._out.pressure.felt())

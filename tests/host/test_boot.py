@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from support.gb10 import Gb10
 from support.nvml import DRIVER_NOT_LOADED, FakeNvml
-from support.serving import DAEMON, SETTINGS, Serving, await_that, bad_model, unit
-from support.spark import SOCKETS, SparkHost
+from support.serving import DAEMON, SETTINGS, Serving, await_that, bad_command, bad_model, unit
+from support.spark import SOCKETS, SparkHost, launch_entry
 from support.tiny_models import sentence_of
 
 pytestmark = pytest.mark.host
 
-ALPHA, BETA, STUBBORN, SLOW = 8001, 8002, 8003, 8004
+ALPHA, BETA, STUBBORN, SLOW, GAMMA = 8001, 8002, 8003, 8004, 8005
 STOP_SECONDS = 2
 DRIVER = "nvidia-persistenced.service"
 FOLDER = "/etc/gb10"
@@ -27,6 +28,13 @@ until systemctl list-jobs | grep -q spark-model@ || [ $tries -ge 200 ]; do
 done
 cp {FOLDER}/works {FOLDER}/new
 mv {FOLDER}/new {FOLDER}/nvml
+"""
+# An engine that is started without the driver, and says what SGLang says then.
+NEEDS_IT = f"""\
+#!/bin/sh
+cmp -s {FOLDER}/works {FOLDER}/nvml && exec "$@"
+echo "ImportError: libcuda.so.1: cannot open shared object file: No such file or directory" >&2
+exit 1
 """
 LATE = f"""\
 [Service]
@@ -52,6 +60,8 @@ def serving() -> Iterator[Serving]:
         # As long as it may: an engine that says goodbye to somebody.
         slow = bad_model("slow", SLOW, "--stop-seconds", "3", memory="64MiB", extra='role = "side"')
         host.model("slow", slow)
+        needs_it = ["/bin/sh", f"{FOLDER}/engine", *bad_command("gamma", GAMMA)]
+        host.model("gamma", launch_entry("openai", GAMMA, needs_it, memory="2GiB"))
         own_services_only(host)
         late_driver(host)
         host.run("systemctl", "enable", *SOCKETS, DAEMON, DRIVER)
@@ -70,6 +80,7 @@ def own_services_only(host: SparkHost) -> None:
 def late_driver(host: SparkHost) -> None:
     Gb10(host, folder=FOLDER).install()
     host.write(f"{FOLDER}/come", COME)
+    host.write(f"{FOLDER}/engine", NEEDS_IT)
     FakeNvml(host.path(FOLDER) / "works").gb10()
     for name in ("fails", "nvml"):
         FakeNvml(host.path(FOLDER) / name).init_fails(DRIVER_NOT_LOADED)
@@ -110,6 +121,34 @@ def test_what_was_wanted_is_back_after_the_next_boot(serving: Serving) -> None:
     said = host.journal("-o", "cat", "-u", unit("beta"))  # of both boots: the kernel's is one
     assert "Stopped spark-model@beta.service" in said
     assert "SIGKILL" not in said
+
+
+def test_a_driver_that_comes_after_all_tries_is_waited_for(serving: Serving) -> None:
+    """Nothing is ordered after it: an administrator loads it by hand, or its service took three attempts."""
+    host = serving.host
+    host.settings(SETTINGS.replace("[slot]", '[slot]\ndefault = "gamma"'))
+    serving.reload()
+    serving.serve("gamma")
+    host.write(f"{FOLDER}/come", "exit 0")
+    host.power_cycle()
+
+    def tries() -> list[Any]:
+        """Why each of our own tries failed, the last words of the last one read."""
+        mine = [s for s in serving.history() if (s["model"], s["requested_by"]) == ("gamma", "reconcile")]
+        return [s["error"]["reading"]["code"] for s in mine if "reading" in (s["error"] or {})]
+
+    await_that(lambda: len(tries()) == 3, "the tries to be over and explained")
+    assert tries() == ["no-driver"] * 3
+    assert "waits-for-driver" in serving.warnings()
+    assert "Waiting for the NVIDIA driver" in serving.ctl("status")
+    assert "Waiting for the NVIDIA driver" in host.run("spark-modelctl", "doctor", check=False).stdout
+    host.run("cp", f"{FOLDER}/works", f"{FOLDER}/new")
+    host.run("mv", f"{FOLDER}/new", f"{FOLDER}/nvml")
+    serving.await_slot("gamma", "serving")
+    switch = serving.history()[0]
+    assert (switch["model"], switch["requested_by"], switch["outcome"]) == ("gamma", "reconcile", "ready")
+    assert "waits-for-driver" not in serving.warnings()
+    host.write(f"{FOLDER}/come", COME)
 
 
 def test_a_shutdown_holds_each_model_to_its_stop_time(serving: Serving) -> None:

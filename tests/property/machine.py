@@ -113,6 +113,15 @@ class SlotMachine(RuleBasedStateMachine):
         """Whether the driver says who holds what."""
         self.world.driver = seen
 
+    @rule(there=st.booleans())
+    def come(self, there: bool) -> None:
+        """The driver comes, or goes."""
+        self.world.come(there=there)
+
+    @rule(model=ANY_MODEL)
+    def explain(self, model: str) -> None:
+        self.world.explain(model)
+
     @rule(again=st.booleans())
     def starve(self, again: bool) -> None:
         """Somebody takes all memory, and it stays so until the guard acts; then perhaps once more."""

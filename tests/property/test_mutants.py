@@ -15,6 +15,7 @@ from property.machine import SlotMachine
 from property.world import GIB, MODELS, TOTAL, World
 from spark_modeld.core.admission import Holder
 from spark_modeld.core.desk import Desk
+from spark_modeld.core.driver import Driver
 from spark_modeld.core.effects import Ended, Verdict
 from spark_modeld.core.house import House
 from spark_modeld.core.life_event import BUS_LOST
@@ -173,6 +174,17 @@ def nobody_goes_home(original: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *_: False
 
 
+def whatever_failed_lacked_the_driver(original: Callable[..., Any]) -> Callable[..., Any]:
+    def heard(driver: Driver, model: str, reading: Any) -> bool:
+        tries = driver._attempts.get(model)
+        if tries is None or not reading:
+            return False
+        tries.without_driver, tries.lacked_driver = tries.failures, True
+        return True
+
+    return heard
+
+
 def answered_twice(original: Callable[..., Any]) -> Callable[..., Any]:
     def tell(desk: Desk, demands: Any, problem: Any) -> None:
         original(desk, demands, problem)
@@ -241,11 +253,21 @@ def beta_has_failed_too_often(world: World) -> None:
         go_on(world, lambda: phase(world, "beta") in {Phase.STARTING, Phase.WARMING})
 
 
+def alpha_fails_with_the_driver_there(world: World) -> None:
+    for _ in range(4):
+        go_on(world, lambda: phase(world, "alpha") is Phase.STARTING or world.slot.house.exhausted("alpha"))
+        world.progress(MODELS["alpha"].unit, good=False)
+        go_on(world, lambda: phase(world, "alpha") is not Phase.STARTING)
+        go_on(world, lambda: world.slot.house.lives["alpha"].idle)
+        world.explain("alpha")
+
+
 LEADS: dict[str, Callable[[World], None]] = {
     "desired_is_stopped_too": memory_is_short,
     "a_loading_model_may_be_taken": what_serves_is_seen_anew,
     "loading_models_are_promised_nothing": there_is_room_for_what_loads,
     "a_start_for_nobody_goes_on": a_demand_is_loaded_for,
+    "whatever_failed_lacked_the_driver": alpha_fails_with_the_driver_there,
     "failures_are_forgotten": beta_has_failed_too_often,
 }
 
@@ -271,6 +293,7 @@ MUTANTS = [
     (Desk, "hang_up", who_hung_up_stays_in_the_queue),
     (Desk, "_refusal", failures_are_forgotten),
     (Desk, "_tell", answered_twice),
+    (Driver, "heard", whatever_failed_lacked_the_driver),
     (Turns, "give_up", a_start_for_nobody_goes_on),
     (Turns, "_go_home", nobody_goes_home),
     (Planner, "_lose", failures_are_not_told),

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections import Counter, deque
 from dataclasses import dataclass, field
 
+from msgspec.structs import replace
+
 from property.clients import Clients
 from spark_modeld import ports
 from spark_modeld.core import effects as fx
@@ -127,6 +129,8 @@ class World:
         self.wake_at: float | None = None
         self.room_seen: dict[str, Reading] = {}
         self.driver = True
+        self.gpu = True
+        self.fruitless: Counter[str] = Counter()
         self.wish: str | None = None
         self.overdue: str | None = None
         self.cut: set[str | None] = set()
@@ -148,6 +152,7 @@ class World:
         self.phases = {m: life.phase for m, life in self.slot.house.lives.items()}
         self.bus.clear()
         self.pending_asks.clear()
+        self.fruitless.clear()
         self.clients.restart(self.slot, self.record.switch)
         if self.bus_up:
             self.bus.append(self._connected())
@@ -201,6 +206,8 @@ class World:
                     self.clients.granted(ask, model)
         lives = self.slot.house.lives
         self.phases = {m: life.phase for m, life in lives.items()}
+        for model in (m for m, phase in self.phases.items() if phase is Phase.SERVING):
+            del self.fruitless[model]
         assert self.record.desired == self.wish, f"desired is {self.record.desired} on disk, wanted was {self.wish}"
         self.watches = {k: e for k, e in self.watches.items() if lives[k[0]].epoch == e}
         self.check_alive()
@@ -210,6 +217,7 @@ class World:
         spec = MODELS[model]
         if act is Act.START:
             self._check_start(model)
+            self._check_tried(model)
             self.link.start(spec, epoch)
         elif act is Act.STOP:
             self._check_on_record(model)
@@ -235,6 +243,14 @@ class World:
             assert self.record.switch is not None, "a start that is not on record"
             assert self.record.switch.id == tx.switch.id, "a start of a switch that is not on record"
         self._check_promises(model, self.room_seen[model])
+
+    def _check_tried(self, model: str) -> None:
+        """What nobody asked for is not tried for ever, unless it serves, or the driver has come since."""
+        tx = self.slot.planner.tx
+        if tx is not None and tx.target == model and tx.switch.requested_by is Requester.RECONCILE:
+            self.fruitless[model] += 1
+            most = CATALOG.settings.slot.max_start_attempts
+            assert self.fruitless[model] <= most, f"{model} is started again and again"
 
     def _check_promises(self, model: str, reading: Reading) -> None:
         """What all that are up were admitted for, and the reserve, was there when this one was admitted."""
@@ -415,10 +431,24 @@ class World:
             total=TOTAL,
             available=available,
             free=available,
-            source=MemorySource.UNIFIED,
+            source=MemorySource.UNIFIED if self.gpu else MemorySource.HOST,
             taken_at=self.now(),
             processes=tuple(GpuProcess(1, amount, model=m) for m, amount in held if amount and self.driver),
         )
+
+    def come(self, *, there: bool) -> None:
+        """The driver comes, or goes, and is looked for."""
+        if there and not self.gpu:
+            self.fruitless.clear()
+        self.gpu = there
+        self.look(0.0)
+
+    def explain(self, model: str) -> None:
+        """The log of a model that fell is read: it lacked the driver."""
+        problem = self.slot.house.falls.fallen.get(model)
+        if problem is not None and "reading" not in problem.extra:
+            said = replace(problem, extra={**problem.extra, "reading": {"code": "no-driver", "message": "no driver"}})
+            self.run(self.slot.explained(model, problem, said, self.now()))
 
     def look(self, seconds: float) -> None:
         """Time goes by, and then memory is looked at, as it is while nothing happens."""
@@ -489,6 +519,7 @@ class World:
         else:
             if switch.noop:
                 self.wish = model or ""
+            self.fruitless.clear()
             self.run(effects)
 
     def cancel(self) -> None:

@@ -301,6 +301,7 @@ class FakeGauge:
 
     def __init__(self, clock: FakeClock, systemd: FakeSystemd, source: FakeSource) -> None:
         self.failure: Problem | None = None
+        self.source = MemorySource.UNIFIED
         self.available: int | None = None
         self.processes: tuple[GpuProcess, ...] = ()
         self.hang: asyncio.Event | None = None
@@ -318,7 +319,7 @@ class FakeGauge:
             total=TOTAL,
             available=available,
             free=available,
-            source=MemorySource.UNIFIED,
+            source=self.source,
             taken_at=self._clock.now(),
             processes=self.processes,
         )

@@ -85,8 +85,41 @@ CASES = [
     ("unsupported-gpu", "nvcc fatal   : Unsupported gpu architecture 'compute_121a'"),
     # cudaErrorInsufficientDriver in words
     ("driver-too-old", "RuntimeError: CUDA driver version is insufficient for CUDA runtime version"),
+    # what torch says without a driver, ld.so, nvidia-smi; github.com/NVIDIA/nvidia-container-toolkit/issues/1269,
+    # github.com/docker/for-win/issues/13835, github.com/NVIDIA/nvidia-container-toolkit/issues/237; pynvml; dockerd
+    (
+        "no-driver",
+        "RuntimeError: Found no NVIDIA driver on your system. Please check that you have an NVIDIA GPU and installed a "
+        "driver from http://www.nvidia.com/Download/index.aspx",
+    ),
+    ("no-driver", "ImportError: libcuda.so.1: cannot open shared object file: No such file or directory"),
+    (
+        "no-driver",
+        "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. Make sure that the latest NVIDIA "
+        "driver is installed and running.",
+    ),
+    ("no-driver", "nvidia-container-cli: initialization error: nvml error: driver not loaded: unknown."),
+    (
+        "no-driver",
+        "nvidia-container-cli: initialization error: load library failed: libnvidia-ml.so.1: cannot open shared object "
+        "file: no such file or directory: unknown.",
+    ),
+    ("no-driver", "nvidia-container-cli: initialization error: driver rpc error: timed out: unknown."),
+    ("no-driver", "pynvml.NVMLError_DriverNotLoaded: Driver Not Loaded"),
+    (
+        "no-driver",
+        'docker: Error response from daemon: error gathering device information while adding custom device "/dev/nvidia0": '
+        "no such file or directory.",
+    ),
     # torch/cuda, and nvidia-container-toolkit
     ("no-gpu", "RuntimeError: No CUDA GPUs are available"),
+    ("no-gpu", "RuntimeError: CUDA driver initialization failed, you might not have a CUDA gpu."),
+    ("no-gpu", "ggml_cuda_init: failed to initialize CUDA: no CUDA-capable device is detected"),
+    (
+        "no-gpu",
+        "RuntimeError: CUDA unknown error - this may be due to an incorrectly set up environment, e.g. changing env "
+        "variable CUDA_VISIBLE_DEVICES after program start.",
+    ),
     (
         "no-gpu",
         'docker: Error response from daemon: could not select device driver "" with capabilities: [[gpu]].',

@@ -130,6 +130,9 @@ class Desk:
 
     def answer(self, now: Instant) -> None:
         """Answers whoever can be: it comes before every move, so that nothing can be stopped in between."""
+        for model in self.house.forgiven:
+            self._refusals.pop(model, None)
+        self.house.forgiven.clear()
         lost, self.house.lost = self.house.lost, []
         for model, problem in lost:
             self._fail(model, problem, now)

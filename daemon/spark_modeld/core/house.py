@@ -13,6 +13,7 @@ from spark_modeld.core.admission import Holder, admit, held_by, is_large, never_
 from spark_modeld.core.appraisal import Appraisal, Inspection, appraise, port_taken
 from spark_modeld.core.catalog import Catalog
 from spark_modeld.core.check import Room, memory
+from spark_modeld.core.driver import Driver
 from spark_modeld.core.effects import Arm, Do, Effects, Read, Save
 from spark_modeld.core.errors import Code, Problem, refuse
 from spark_modeld.core.falls import Falls
@@ -40,7 +41,7 @@ class House:
 
     ``released_at`` is when (monotonic seconds) a lease of a model was last given back, ``flowed_at`` when bytes of a
     good answer came last; ``lost`` are starts that came
-    to nothing, with the reason, for those who wait for them.
+    to nothing, with the reason, for those who wait for them; ``forgiven`` models whose failures count no more.
     """
 
     def __init__(self, catalog: Catalog, measured: Mapping[str, Measured], now: Instant) -> None:
@@ -51,12 +52,14 @@ class House:
         self.released_at: dict[str, float] = {}
         self.flowed_at: dict[str, float] = {}
         self.lost: list[tuple[str, Problem]] = []
+        self.forgiven: list[str] = []
         self.appraisals: dict[str, Appraisal] = {}
         self.accounts = Accounts(measured)
         self.refusals: dict[str, Problem] = {}
         self.effects: Effects = []
         self.falls = Falls()
         self._attempts: dict[str, Attempts] = {}
+        self.driver = Driver(self._attempts)
         self._tokens = 0
 
     # Needs.
@@ -263,6 +266,7 @@ class House:
     def look(self, reading: Reading, now: Instant) -> None:
         """A reading: it is the latest from here on."""
         self.accounts.look(reading, now)
+        self.forgiven += self.driver.look(reading)
         # Whether it generated all that time is known that much later.
         unsure = self.catalog.settings.health.stall_timeout
         for attempts in self._attempts.values():
@@ -281,6 +285,8 @@ class House:
             after = self.falls.explained(model, before, after, self.accounts.curves.get(model))
             self.accounts.moved(model, before, after, now, self._about(model, event))
             self.falls.moved(model, before, after, now)
+            if after.phase is Phase.STARTING:
+                self.tries(model).blind = not self.driver.there
         self.lives[model] = after
         self.effects += [Do(model, act, after.epoch) for act in acts]
         if after.deadline is not None and (after.epoch, after.deadline) != (before.epoch, before.deadline):
@@ -297,6 +303,9 @@ class House:
         if life is not None and life.problem == before:
             self.lives[model] = replace(life, problem=after)
         self.falls.explain(model, before, after)
+        if self.driver.heard(model, after.extra.get("reading", {})):
+            self.forgiven += self.driver.look(self.reading) if self.reading else ()
+            self.effects.append(Save())
 
     def _about(self, model: str, event: LifeEvent) -> About:
         spec = self.models[model]
@@ -345,8 +354,8 @@ class House:
         self.tries(model).fail(now, memory=memory, refused=refused)
 
     def failures(self) -> dict[str, int]:
-        """Failed starts in a row, by model; refusals are none."""
-        return {m: tries.starts for m, tries in self._attempts.items() if tries.starts}
+        """Failed starts in a row, by model; refusals are none, nor are those for want of the driver."""
+        return {m: tries.lasting for m, tries in self._attempts.items() if tries.lasting}
 
     def room_again(self, model: str) -> bool:
         """Whether it waits for a person only for want of room, and there is room now."""
@@ -358,6 +367,10 @@ class House:
     def exhausted(self, model: str) -> bool:
         """Whether it failed so often that it waits for a person."""
         return self.tries(model).failures >= self.catalog.settings.slot.max_start_attempts
+
+    def awaits_driver(self, model: str) -> bool:
+        """Whether it failed so often, and waits for the driver."""
+        return self.exhausted(model) and self.tries(model).lacked_driver
 
     def _limits(self, model: str) -> Limits:
         spec = self.models[model]

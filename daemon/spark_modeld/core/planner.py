@@ -387,12 +387,16 @@ class Planner:
         return None if self.held else self.wanted() or None
 
     def give_up(self, model: str) -> None:
-        """Says that this model is not tried any more, and what went wrong last."""
-        if model not in self.house.models or (self.reason and self.reason.extra.get("given_up") == model):
+        """Says that this model is not tried any more, or not before the driver is there, and what went wrong last."""
+        awaits = self.house.awaits_driver(model)
+        told = {"given_up": model, **({"awaits": "driver"} if awaits else {})}
+        if model not in self.house.models or (self.reason and dict(self.reason.extra) == told):
             return
         failures, last = self.house.tries(model).failures, f" {self.reason.detail}" if self.reason else ""
         detail = f"{model} failed {failures} times in a row and is not started again by itself; switch to it.{last}"
-        self.reason = Problem(Code.MODEL_FAILED, detail, {"given_up": model})
+        if awaits:
+            detail = f"Waiting for the NVIDIA driver: {model} needs it, and is started again as soon as it answers."
+        self.reason = Problem(Code.MODEL_FAILED, detail, told)
 
     def connection_lost(self) -> None:
         """Whether the start under way ever reached systemd is unknown: what is seen later decides."""

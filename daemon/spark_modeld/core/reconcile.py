@@ -83,7 +83,8 @@ class Reconciler:
         if ready_at > now.mono:
             self._house.effects.append(Wake(ready_at))
             return False
-        reason = plan.reason
+        given_up = plan.reason is not None and plan.reason.extra.get("given_up") == model
+        reason = None if given_up else plan.reason
         switch = plan.new_switch(model, None, now, requested_by=Requester.RECONCILE)
         plan.begin(Transaction(switch, target=model))
         plan.reason = reason

@@ -215,11 +215,12 @@ class Slot:
         if self.planner.reason is not None and self.planner.reason == before:
             self.planner.reason = after
 
-    def explained(self, model: str, before: Problem, after: Problem) -> None:
+    def explained(self, model: str, before: Problem, after: Problem, now: Instant) -> Effects:
         """Why a model fell, of which more is known now: its unit's last words."""
         self.house.explain(model, before, after)
         if (spec := self.house.models.get(model)) is not None:
             self.reworded(named(before, model, spec.unit), named(after, model, spec.unit))
+        return self._settle(now)
 
     def report(self, model: str, seen: Inspection, reading: Reading | None) -> Report:
         """All that a check says of this model now; what was seen of it counts from now on. SparkError if it is gone."""

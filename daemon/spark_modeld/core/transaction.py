@@ -93,18 +93,28 @@ class Transaction(Struct):
 class Attempts(Struct):
     """Failed starts of one model in a row, and when the next may be tried by ourselves.
 
-    ``refusals`` are those among them that never started anything: there was no room.
+    ``refusals`` are those among them that never started anything: there was no room. ``without_driver`` are those that
+    began while no driver answered, as the last start did where it is ``blind``; ``lacked_driver`` says that the driver
+    is what they lacked.
     """
 
     failures: int = 0
     refusals: int = 0
+    without_driver: int = 0
     not_before: float = 0.0
     served_since: float | None = None
+    blind: bool = False
+    lacked_driver: bool = False
 
     @property
     def starts(self) -> int:
         """Those that did start something."""
         return self.failures - self.refusals
+
+    @property
+    def lasting(self) -> int:
+        """Those that count after a restart of the daemon too."""
+        return self.starts - (self.without_driver if self.lacked_driver else 0)
 
     def fail(self, now: Instant, *, memory: bool = False, refused: bool = False) -> None:
         """A start failed or was refused, or it went down while serving.
@@ -113,12 +123,21 @@ class Attempts(Struct):
         """
         self.failures += 1
         self.refusals += refused
+        self.without_driver += self.blind and not refused
         self.not_before = now.mono + self._delay(self.failures + memory)
 
     def forgive(self, *, refusals_only: bool = False) -> None:
         """Forgets the failures: somebody asked for it, it has proved itself, or there is room now."""
         self.failures = self.starts if refusals_only else 0
         self.refusals = 0
+        self.not_before = 0.0
+        if not refusals_only:
+            self.without_driver, self.lacked_driver = 0, False
+
+    def forgive_driver(self) -> None:
+        """Forgets those for want of the driver: it is there."""
+        self.failures -= self.without_driver
+        self.without_driver, self.lacked_driver = 0, False
         self.not_before = 0.0
 
     def served(self, now: Instant, *, less: float = 0.0) -> None:
