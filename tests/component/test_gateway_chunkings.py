@@ -18,6 +18,7 @@ from spark_modeld.gateway.record import Record
 from spark_modeld.gateway.server import Gateway
 from spark_modeld.gateway.turn import Turn
 from spark_modeld.gateway.upstream import Origin, Pool, Upstream
+from spark_modeld.gateway.usage import Usage
 from spark_modeld.metrics import Metrics
 from support.relaying import AUTH, FakeLeases, Tokens, chunk, model, request
 
@@ -133,12 +134,8 @@ def test_what_comes_out_does_not_depend_on_the_cuts(
 
 
 async def relay(exchanges: list[tuple[list[bytes], str, list[int], bool]], cuts: list[int], ends_turns: bool) -> None:
-    leases = FakeLeases({"qwen": model("qwen", 1)})
-    records: list[Record] = []
-    house: House = Gateway(leases, Tokens(), Metrics(), recorder=records.append)._house
-    pool = house.pool = Ready(house.turn)
-    connection, client = Connection(house, Place(loopback=True), lambda _: None), Wire()
-    connection.connection_made(cast(asyncio.Transport, client))
+    there = There()
+    pool, house, client = there.pool, there.house, there.client
     sent = b""
     for number, (_, _, _, in_chunks) in enumerate(exchanges):
         body = b'{"model":"qwen","n":%d}' % number
@@ -148,7 +145,7 @@ async def relay(exchanges: list[tuple[list[bytes], str, list[int], bool]], cuts:
         else:
             sent += request(body)
     for piece in pieces(sent, cuts):
-        connection.data_received(piece)
+        there.connection.data_received(piece)
     house.turn.end()
     for number, (parts, framing, answer_cuts, _) in enumerate(exchanges):
         assert len(pool.made) == 1, "one connection after the other's end"
@@ -165,7 +162,80 @@ async def relay(exchanges: list[tuple[list[bytes], str, list[int], bool]], cuts:
     answers = Answers(bytes(client.out))
     assert answers.bodies == [b"".join(parts) for parts, _, _, _ in exchanges]
     assert set(answers.statuses) == {200}
-    assert leases.held == []
-    assert [record.outcome for record in records] == ["complete"] * len(exchanges)
-    connection.connection_lost(None)
-    pool.close()
+    there.over([len(b"".join(parts)) for parts, _, _, _ in exchanges])
+
+
+EVENTS = st.sampled_from(
+    [
+        b'data: {"choices":[{"delta":{"content":"word "}}]}\n\n',
+        b'data: {"choices":[],"usage":null}\n\n',
+        b'data: {"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":20}}\n\n',
+        b'data: {"choices":[],"usage":{"prompt_tokens":8,"completion_tokens":21}}\n\n',
+        b"data: [DONE]\n\n",
+        b"data: {}\r\n\r\n",
+        b": a comment\n\n",
+        b"\n",
+    ]
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    st.lists(st.tuples(EVENTS, st.sampled_from(["alone", "with the next", "in two"])), min_size=2, max_size=12),
+    st.lists(st.booleans(), min_size=1, max_size=8),
+    st.one_of(st.just([]), CUTS),
+    st.sampled_from([b"HTTP/1.1", b"HTTP/1.1", b"HTTP/1.0"]),
+)
+def test_events_pass_however_they_are_cut(
+    events: list[tuple[bytes, str]], ends: list[bool], cuts: list[int], version: bytes
+) -> None:
+    """``ends``: behind which chunks a delivery ends, in turn."""
+    parts = [b""]
+    for event, how in events:
+        half = len(event) // 2 if how == "in two" else 0
+        parts[-1] += event[:half]
+        parts += [event[half:]] if half else []
+        parts[-1] += b"" if half else event
+        parts += [] if how == "with the next" else [b""]
+    asyncio.run(stream([part for part in parts if part], ends, cuts, version))
+
+
+async def stream(parts: list[bytes], ends: list[bool], cuts: list[int], version: bytes) -> None:
+    there = There()
+    there.connection.data_received(request(b'{"model":"qwen","stream":true}').replace(b"HTTP/1.1", version))
+    there.house.turn.end()
+    upstream, _ = there.pool.made[0]
+    sent, borders = FRAMINGS["events"]([]).removesuffix(LAST), []
+    for number, part in enumerate(parts):
+        borders += [len(sent)] if ends[number % len(ends)] else []
+        sent += chunk(part)
+    for piece in pieces(sent + LAST, borders + cuts):
+        upstream.data_received(piece)
+    there.house.turn.end()
+    answers, usage = Answers(bytes(there.client.out)), Usage()
+    usage.see([b"".join(parts)])
+    assert answers.bodies == [b"".join(parts)]
+    there.over([len(b"".join(parts))])
+    assert [(each.prompt_tokens, each.completion_tokens) for each in there.records] == [usage.tokens]
+
+
+LAST = b"0\r\n\r\n"
+
+
+class There:
+    """A client's connection, and one to an engine."""
+
+    def __init__(self) -> None:
+        self.leases = FakeLeases({"qwen": model("qwen", 1)})
+        self.records: list[Record] = []
+        self.house: House = Gateway(self.leases, Tokens(), Metrics(), recorder=self.records.append)._house
+        self.pool = self.house.pool = Ready(self.house.turn)
+        self.connection, self.client = Connection(self.house, Place(loopback=True), lambda _: None), Wire()
+        self.connection.connection_made(cast(asyncio.Transport, self.client))
+
+    def over(self, lengths: list[int]) -> None:
+        """Everything has ended well, with so many bytes in each answer, and nothing is left."""
+        assert self.leases.held == []
+        assert [(record.outcome, record.length) for record in self.records] == [("complete", each) for each in lengths]
+        self.connection.connection_lost(None)
+        self.pool.close()

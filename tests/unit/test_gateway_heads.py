@@ -208,6 +208,45 @@ def test_bad_chunks_are_refused(data: bytes, step: int) -> None:
         feed(Chunks(), data, step)
 
 
+EVENT = b"3\r\na\n\n\r\n"
+EVENTS = st.lists(st.sampled_from([b"data: 1\n\n", b"data", b"\n", b"data: 1\r\n\r\n", b"\n\n\r\n"]), max_size=6)
+
+
+@given(EVENTS, st.sampled_from([b"", b"", b";x"]), st.lists(st.integers(0, 90), max_size=8))
+def test_what_passes_as_it_is_is_whole_chunks_and_whole_events(
+    pieces: list[bytes], extension: bytes, cuts: list[int]
+) -> None:
+    chunks = Chunks()
+    for part in cut(chunked(pieces, extension=extension), cuts):
+        if chunks.done:
+            break
+        size = chunks.events(part)
+        taken = chunks.feed(part)
+        if size:
+            assert size == len(b"".join(taken))
+            assert all(each.endswith(b"\n\n") or each == b"\n" for each in taken)
+            assert chunks.events(EVENT) == 3
+
+
+def test_whole_events_pass_as_they_are() -> None:
+    for size in (1, 15, 16, 255, 256, 70000):
+        event = b"x" * (size - 2) + b"\n\n"[:size]
+        assert Chunks().events(chunked([event]).removesuffix(b"0\r\n\r\n") + EVENT) == size + 3
+
+
+@pytest.mark.parametrize("before", [b"1", b"8\r", b"8\r\n", b"3\r\na\n\n", b"0\r\n", b"0\r\n\r\n"])
+def test_what_only_looks_like_a_chunk_does_not_pass_as_it_is(before: bytes) -> None:
+    chunks = Chunks()
+    chunks.feed(before)
+    assert chunks.events(EVENT) == 0
+
+
+@pytest.mark.parametrize("data", BAD_CHUNKS)
+def test_bad_chunks_never_pass_as_they_are(data: bytes) -> None:
+    data = data.replace(b"hello", b"hel\n\n")
+    assert not any(Chunks().events(before + data[:at]) for before in (b"", EVENT) for at in range(1, 60))
+
+
 def again(head: bytes, length: bytes) -> bytes:
     return head + b"Authorization: Bearer a\r\nContent-Length: " + length + b"\r\nX: 1\r\n\r\n"
 

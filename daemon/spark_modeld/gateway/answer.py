@@ -33,20 +33,23 @@ class Wire(Protocol):
     def write(self, data: bytes) -> None:
         """Sends, sooner or later."""
 
+    def pass_on(self, data: bytes) -> None:
+        """Sends at once, after what was written."""
+
 
 class Answer:
     """One response to one request. What is given to it leaves with ``flush``, so that it leaves in one piece.
 
-    ``keep``: whether the connection may be used again after it.
+    ``keep``: whether the connection may be used again after it; ``chunked``: its body goes out in chunks.
     """
 
     __slots__ = (
         "_bodiless",
-        "_chunked",
         "_head_only",
         "_http10",
         "_out",
         "_wire",
+        "chunked",
         "keep",
         "length",
         "started",
@@ -58,7 +61,7 @@ class Answer:
         self._head_only = method == "HEAD"
         self._http10 = http10
         self._bodiless = False
-        self._chunked = False
+        self.chunked = False
         self._out: list[bytes] = []
         self.keep = keep
         self.started = False
@@ -89,7 +92,7 @@ class Answer:
             if self._http10:
                 self.keep = False
             else:
-                self._chunked = True
+                self.chunked = True
                 framing = b"transfer-encoding: chunked\r\n"
         self._out += (lines, framing, b"\r\n" if self.keep else b"connection: close\r\n\r\n")
 
@@ -99,15 +102,20 @@ class Answer:
         if not size or self._bodiless:
             return
         self.length += size
-        if self._chunked:
+        if self.chunked:
             self._out.append(b"%x\r\n" % size)
         self._out += parts
-        if self._chunked:
+        if self.chunked:
             self._out.append(b"\r\n")
+
+    def pass_on(self, chunks: bytes, size: int) -> None:
+        """More of a body in chunks, ``size`` bytes of it: leaves at once. What was given before has been flushed."""
+        self.length += size
+        self._wire.pass_on(chunks)
 
     def end(self) -> None:
         """The body is complete."""
-        if self._chunked:
+        if self.chunked:
             self._out.append(b"0\r\n\r\n")
 
     def flush(self) -> None:

@@ -133,6 +133,14 @@ class Connection(asyncio.Protocol):
         if self._out_bytes > _TOGETHER_BYTES:
             self._send()
 
+    def pass_on(self, data: bytes) -> None:
+        """See ``Wire``."""
+        transport = self._transport
+        if self._out:
+            self.write(data)
+        elif transport is not None and not transport.is_closing():
+            transport.write(data)
+
     def abort(self) -> None:
         """See ``Wire``."""
         if self._transport is not None:

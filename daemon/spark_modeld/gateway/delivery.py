@@ -12,6 +12,7 @@ from enum import Enum, auto
 from typing import Protocol
 
 from spark_modeld.gateway.answer import Answer
+from spark_modeld.gateway.chunks import EVENT_END
 from spark_modeld.gateway.heads import Response
 from spark_modeld.gateway.refusals import Refusal
 from spark_modeld.gateway.usage import Usage
@@ -139,6 +140,17 @@ class Delivery:
             last = parts[-1]
             self._last = last[-2:] if len(last) > 1 else (self._last + last)[-2:]
         self._answer.data(parts)
+
+    def chunks(self, chunks: bytes, size: int) -> bool:
+        """See ``relay.Owner``. Whole events after whole events pass as they are: it is how almost all tokens come."""
+        if self._last != EVENT_END or not self._answer.chunked:
+            return False
+        if (now := self._clock()) >= self._tell_at:
+            self._tell_at = now + _TELL_SECONDS
+            self._owner.flows()
+        self.usage.see_events(chunks)
+        self._answer.pass_on(chunks, size)
+        return True
 
     def flush(self) -> None:
         """See ``relay.Owner``."""

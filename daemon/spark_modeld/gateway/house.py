@@ -30,6 +30,9 @@ class Wire(Protocol):
     def write(self, data: bytes) -> None:
         """Sends, sooner or later."""
 
+    def pass_on(self, data: bytes) -> None:
+        """Sends at once, after what was written."""
+
     def abort(self) -> None:
         """Breaks it."""
 

@@ -25,6 +25,12 @@ class Owner(Protocol):
     def body(self, parts: Sequence[bytes]) -> None:
         """More of its body, without the framing."""
 
+    def chunks(self, chunks: bytes, size: int) -> bool:
+        """All that arrived together: chunks with their framing that each end an event, ``size`` bytes of the body.
+
+        False, and nothing was done, if it has to come as ``body``.
+        """
+
     def flush(self) -> None:
         """That was what arrived together."""
 
@@ -161,6 +167,9 @@ class Relay:
 
     def received(self, data: bytes) -> None:
         """See ``Receiver``."""
+        chunks = self._body
+        if chunks is not None and (size := chunks.events(data)) and self._owner.chunks(data, size):
+            return
         try:
             if self._response is None:
                 data = self._read_head(data)

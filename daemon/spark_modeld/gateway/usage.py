@@ -33,6 +33,12 @@ class Usage:
                 self._found = seen[at : at + _REACH]
             self._tail = seen[-_SHORT:]
 
+    def see_events(self, events: bytes) -> None:
+        """More of the body, where an event begins and one ends: nothing of it lies across its borders."""
+        at = events.rfind(_MARK)
+        if at >= 0:
+            self._found = events[at : at + _REACH]
+
     @property
     def tokens(self) -> tuple[int | None, int | None]:
         """Of the prompt, and of what was generated; None where nothing was said."""
