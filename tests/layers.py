@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -122,6 +123,8 @@ def summary(results: Sequence[Result]) -> str:
 
 def main() -> int:
     """The exit status: 1 if a layer failed or, with CI=true, it or a test of it could not run where it could have."""
+    # What a shell starts in the background ignores SIGINT, and so does all that it starts: no Ctrl-C could be tested.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     REPORTS.mkdir(parents=True, exist_ok=True)
     layers = os.environ.get("LAYERS", "").split() or ["lint", *LAYERS]
     results = [timed("lint", ["tests/lint"])[0] if layer == "lint" else run_layer(layer) for layer in layers]

@@ -29,7 +29,7 @@ async def build() -> AsyncIterator[Callable[..., Outside]]:
         return built[-1]
 
     yield make
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         for outside in built:
             await outside.engine.shut_down()
             assert outside.systemd.closed

@@ -33,7 +33,7 @@ async def outside(build: Callable[..., Outside]) -> Outside:
 
 
 async def switched(outside: Outside, model: str | None, *, force: bool = False) -> Switch:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         asked = await outside.engine.switch(model, requested_by=Requester.CONTROL, actor="uid 0", force=force)
         return await outside.engine.wait(asked.id, None) if asked.outcome is None else asked
 

@@ -233,6 +233,6 @@ async def test_a_client_that_gives_up_ends_its_wait_but_not_the_switch(control: 
     await writer.wait_closed()
     left = asyncio.all_tasks() - before
     assert left
-    _, pending = await asyncio.wait(left, timeout=5)
+    _, pending = await asyncio.wait(left, timeout=20)
     assert not pending
     assert control.face.find_switch(switch.id).outcome is None

@@ -40,12 +40,12 @@ def demand(outside: Outside, name: str | None, *, may_switch: bool = True) -> as
 
 
 async def granted(task: asyncio.Task[Lease]) -> Lease:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         return await task
 
 
 async def refused(task: asyncio.Task[Lease]) -> Problem:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         with pytest.raises(SparkError) as refusal:
             await task
     return refusal.value.problem
@@ -61,7 +61,7 @@ async def waits(outside: Outside, *tasks: asyncio.Task[Lease]) -> None:
 
 
 async def switched(outside: Outside, model: str | None) -> Switch:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         switch = await outside.engine.switch(model, requested_by=Requester.CONTROL, actor="uid 0")
         return await outside.engine.wait(switch.id, None)
 
@@ -522,7 +522,7 @@ async def test_an_operator_who_joins_a_demands_switch_makes_it_his_own(outside: 
     await hang_up(task)
     await outside.advance(10)
     ready.set()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         ended = await outside.engine.wait(switch.id, None)
     assert (ended.outcome, ended.requested_by, ended.actor) == (Outcome.READY, Requester.CONTROL, "uid 0")
     assert outside.store.record.desired == "beta"

@@ -44,7 +44,7 @@ async def outside(build: Callable[..., Outside]) -> Outside:
 
 
 async def ask(face: Face, model: str | None, *, force: bool = False) -> Switch:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         return await face.switch(model, requested_by=Requester.CONTROL, actor="uid 0", force=force)
 
 
@@ -54,7 +54,7 @@ async def switched(face: Face, model: str | None) -> Switch:
 
 
 async def end_of(face: Face, switch: Switch) -> Switch:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         return await face.wait(switch.id, None)
 
 
@@ -210,7 +210,7 @@ async def test_every_waiter_is_answered_once(outside: Outside) -> None:
     await outside.rest()
     assert not any(w.done() for w in waiters)
     ready.set()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         answers = await asyncio.gather(*waiters)
     assert {(a.id, a.outcome) for a in answers} == {(switch.id, Outcome.READY)}
     assert await end_of(outside.engine, switch) == answers[0]
@@ -1085,7 +1085,7 @@ async def test_a_bug_in_a_handler_ends_the_engine_and_leaves_nobody_waiting(outs
     saves = outside.store.saves
     outside.engine.listen(_broken_listener)
     with structlog.testing.capture_logs() as logged:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             with pytest.raises(SparkError) as refusal:
                 # The first one's handler has the bug, the others are never handled.
                 await asyncio.gather(outside.engine.measure(), outside.engine.ping(), outside.engine.ping())
@@ -1110,7 +1110,7 @@ async def test_a_bug_in_a_watch_ends_the_engine_too(outside: Outside, monkeypatc
     with structlog.testing.capture_logs():
         with contextlib.suppress(SparkError):
             await ask(outside.engine, "alpha")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await outside.engine.broken()
     with pytest.raises(SparkError) as refusal:
         await outside.engine.ping()

@@ -351,7 +351,7 @@ async def test_without_tokens_only_this_machine_is_served(open_to_all: Relaying)
 
 
 async def wait_for_demand(it: Relaying) -> None:
-    await asyncio.wait_for(it.leases.asked.wait(), 5)
+    await asyncio.wait_for(it.leases.asked.wait(), 20)
 
 
 async def test_who_waits_gets_the_answer_as_if_nothing_had_happened(it: Relaying) -> None:

@@ -37,7 +37,7 @@ async def up() -> AsyncIterator[Build]:
         return built[-1]
 
     yield make
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         for outside in built:
             await outside.engine.shut_down()
             assert outside.clock.armed == 0
@@ -49,13 +49,13 @@ def undeclared(name: str) -> Model:
 
 
 async def ask(outside: Outside, model: str | None, *, by: Requester = Requester.CONTROL) -> Switch:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         return await outside.engine.switch(model, requested_by=by, actor=None)
 
 
 async def switched(outside: Outside, model: str | None, *, by: Requester = Requester.CONTROL) -> Switch:
     switch = await ask(outside, model, by=by)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         return await outside.engine.wait(switch.id, None)
 
 
@@ -84,7 +84,7 @@ async def test_a_load_that_goes_under_the_floor_is_killed_and_leaves_its_curve(u
     for available in (29, 20, 12, 6, 2):
         outside.gauge.available = available * GIB
         await outside.advance(0.2)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         ended = await outside.engine.wait(switch.id, None)
     assert ended.error is not None
     assert (ended.outcome, ended.error.code) == (Outcome.FAILED, Code.MEMORY_REFUSED)
@@ -320,7 +320,7 @@ async def test_a_newer_switch_waits_for_memory_of_a_model_that_is_gone(up: Build
     await outside.until(lambda: phase(outside, "newer") is Phase.RECLAIMING)
     outside.gauge.available = None
     await outside.advance(2)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         ended = [await outside.engine.wait(s.id, None) for s in (first, second)]
     assert [s.outcome for s in ended] == [Outcome.SUPERSEDED, Outcome.READY]
     assert outside.calls("start") == [f"start {unit('alpha')}", f"start {unit('newer')}"]
@@ -348,7 +348,7 @@ async def test_what_never_came_back_is_said(up: Build) -> None:
     switch = await ask(outside, "beta")
     await outside.until(lambda: phase(outside, "beta") is Phase.RECLAIMING)
     await outside.advance(12)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         ended = await outside.engine.wait(switch.id, None)
     assert ended.error is not None
     assert ended.error.extra["returning"] == [{"model": "alpha", "expected": 60 * GIB, "outstanding": 60 * GIB}]

@@ -116,11 +116,11 @@ def test_whoever_would_be_cut_off_is_asked_about_first(play: Play, dashboard: Da
     with play.request_in_flight():
         page.click("Switch to beta")
         page.await_text("answering 1 request", "dialog")
-        assert page.focused() == "Leave it as it is"
+        page.await_focus("Leave it as it is")
         assert barriers(page) == []
         page.key("Escape")
         page.until("!document.getElementById('dialog').open", "the dialog to close")
-        assert page.focused() == "Switch to beta"
+        page.await_focus("Switch to beta")
         page.click("Switch to beta")
         page.click("Leave it as it is", "dialog")
         assert play.switch_under_way() is None
@@ -216,7 +216,7 @@ def test_everything_goes_by_keyboard(play: Play, dashboard: Dashboard) -> None:
     assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none"
     page.key("Enter")
     page.until("document.querySelector('.occupant').innerText === 'beta' && !document.querySelector('.switch')", "beta")
-    assert page.focused() == "Serving"
+    page.await_focus("Serving")
     dashboard.tab_to("Details of alpha")
     page.key("Enter")
     page.await_text("spark-model@alpha.service", ".catalog")
@@ -225,7 +225,7 @@ def test_everything_goes_by_keyboard(play: Play, dashboard: Dashboard) -> None:
         page.key(" ")
         page.until("document.getElementById('dialog').open", "the dialog")
         page.key("Tab")
-        assert page.focused() == "Switch to alpha"
+        page.await_focus("Switch to alpha")
         page.key("Enter")
         page.await_text("Letting requests finish", ".switch")
     page.until(

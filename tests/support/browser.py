@@ -26,6 +26,8 @@ SECONDS = 30.0
 _FIRST_FREE_FD = 10
 _SWITCHES = (
     *("--headless", "--no-sandbox", "--remote-debugging-pipe", "--no-first-run", "--disable-gpu"),
+    # On a busy machine a page is there, and to be clicked at, before its first frame is.
+    "--allow-pre-commit-input",
     *("--disable-background-networking", "--disable-component-update", "--disable-default-apps", "--disable-sync"),
     *("--disable-extensions", "--disable-dev-shm-usage", "--hide-scrollbars", "--force-color-profile=srgb"),
 )
@@ -276,6 +278,13 @@ class Page:
     def focused(self) -> str:
         """The name of what has the focus."""
         return str(self.evaluate(f"{_NAME % 'document.activeElement'} || document.activeElement.id"))
+
+    def await_focus(self, name: str) -> None:
+        """Returns when what has this name has the focus."""
+        self.until(
+            f"({_NAME % 'document.activeElement'} || document.activeElement.id) === {json.dumps(name)}",
+            f"the focus on {name!r}",
+        )
 
     # Looks.
 

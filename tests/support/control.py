@@ -131,7 +131,7 @@ async def assert_no_tasks_but(before: set[asyncio.Task[Any]]) -> None:
     """Everything that was started since has ended, or does so at once."""
     left = asyncio.all_tasks() - before - {asyncio.current_task()}
     if left:
-        _, pending = await asyncio.wait(left, timeout=5)
+        _, pending = await asyncio.wait(left, timeout=20)
         assert not pending, pending
 
 

@@ -398,7 +398,7 @@ async def relaying(*, auth: str = "token", drain_seconds: float = 0.2) -> AsyncI
         assert (gateway.connections, gateway.upstreams, gateway.held_bytes, leases.held) == (0, 0, 0, [])
 
 
-async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
     """For what nothing tells: gives the loop its turns until it is so."""
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110

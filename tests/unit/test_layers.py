@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -49,6 +50,33 @@ def test_why_tests_were_skipped_is_read_from_the_report(tmp_path: Path) -> None:
     result = Result("unit", counts=layers.counts_of(report), skips=skips)
     assert result.lacking == ["needs mandoc", "needs promtool"]
     assert "unit: 2 skipped: needs mandoc" in layers.summary([result]).splitlines()
+
+
+IN_THE_BACKGROUND = """
+import subprocess, sys
+import layers
+
+def timed(layer, command):
+    status = subprocess.call([sys.executable, "-c", sys.argv[1]])
+    return layers.Result(layer, note=f"ended with {status}"), status
+
+layers.timed = timed
+layers.main()
+"""
+INTERRUPTED = "import os, signal; os.kill(os.getpid(), signal.SIGINT)"
+
+
+def test_ctrl_c_can_be_tested_also_by_a_job_in_the_background(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", IN_THE_BACKGROUND, INTERRUPTED],
+        env={"PYTHONPATH": str(Path(layers.__file__).parent), "LAYERS": "lint"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert f"ended with {-signal.SIGINT}" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ async def test_a_switch_is_told_once_a_moment_and_its_end_at_once(monkeypatch: p
     for phase in (SwitchPhase.ADMITTING, SwitchPhase.STOPPING):
         line.follow(replace(AT_REST, slot_phase=Phase.STOPPING, switch=replace(SWITCH, phase=phase)))
     assert said.empty()
-    assert await asyncio.wait_for(said.get(), 5) == "alpha: stopping; switching to beta: stopping"
+    assert await asyncio.wait_for(said.get(), 20) == "alpha: stopping; switching to beta: stopping"
     line.follow(replace(AT_REST, slot_model="beta", slot_phase=Phase.WARMING, switch=SWITCH))
     line.follow(replace(AT_REST, slot_model="beta"))
     assert said.get_nowait() == "beta: serving"
