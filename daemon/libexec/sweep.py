@@ -1,23 +1,33 @@
-"""Ends the processes that a model's unit started and that outlived it: ``sweep.py ID REPORT_DIRECTORY system|user``.
+"""Ends the processes that a model's unit started and that outlived it.
+
+``sweep.py ID CONFIGURATION_DIRECTORY REPORT_DIRECTORY system|user``
 
 Runs as root, asked for by a daemon that is not: nothing it goes by can be written by the daemon or by a model. It takes
 no list of processes. It ends those that carry the brand which the unit's launcher gave the model's runs (brand.sh: a
 resource limit, which children inherit and nobody else can have), that run as the model's user alone, began after the
 first of these runs, and are outside the unit's control group; and only while the unit is down.
 
+A unit of the user's own has no launcher: what carries its brand was branded by systemd, where root has put a
+``LimitRTTIME=`` into the unit. That brand is made from the unit's name, which root's configuration says; the user is
+the unit's ``User=``, which systemd says. Here nothing in any service is ended: a drop-in can have been copied.
+
 SIGTERM, and after ``PATIENCE_SECONDS`` SIGKILL, always through a pidfd that was opened before all of that was looked
-at: a PID that is used again is never hit. Exit 0: nothing is left. 1: something is. 73: there is no trustworthy record.
-64: called wrongly.
+at, and before systemd was asked whether the unit is down: neither a PID that is used again is hit, nor a new run. Exit
+0: nothing is left. 1: something is. 73: there is no trustworthy record. 64: called wrongly.
 """
 
 import contextlib
+import hashlib
 import os
+import pwd
 import re
 import select
 import signal
 import subprocess
 import sys
 import time
+import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -34,6 +44,8 @@ BRANDS = range(1 << 62, 1 << 63)
 """Neither "unlimited" nor any limit that somebody would set is among them."""
 LIMIT = re.compile(rb"^Max realtime timeout +\S+ +([0-9]+) ", re.MULTILINE)
 USERS = re.compile(rb"^Uid:\t([0-9]+)\t([0-9]+)\t([0-9]+)\t([0-9]+)$", re.MULTILINE)
+UNIT = re.compile(r"[A-Za-z0-9:_.\\][A-Za-z0-9:_.\\@-]*\.service")
+SERVICE = re.compile(r"(?!user@[0-9]+\.service$).+\.service", re.DOTALL)
 ASLEEP = frozenset({("inactive", "dead"), ("failed", "failed"), ("activating", "auto-restart")})
 AT_ITS_GATE = ("activating", "start-pre")
 
@@ -41,12 +53,13 @@ AT_ITS_GATE = ("activating", "start-pre")
 @dataclass(frozen=True)
 class Record:
     """What is to be ended: by its brand, the uid it runs as, and when (ticks since boot) it can have begun at the
-    earliest.
+    earliest. ``own``: its unit is one of the user's own.
     """
 
     brand: int
     uid: int
     began: int
+    own: bool = False
 
 
 def read_record(model_id: str, reports: str, *, user_mode: bool) -> Record:
@@ -56,12 +69,41 @@ def read_record(model_id: str, reports: str, *, user_mode: bool) -> Record:
     match = RECORD.fullmatch(content.decode("ascii", "replace"))
     if match is None:
         raise launch.Refused(f"{reports}/{model_id}/brand is no record of a run")
-    record = Record(*map(int, match.groups()))
+    record = Record(int(match[1]), int(match[2]), int(match[3]))
     if record.brand not in BRANDS:
         raise launch.Refused(f"{record.brand} is no brand: other processes have such a limit")
     if record.uid != owner if user_mode else record.uid == 0:
         raise launch.Refused(f"uid {record.uid} runs no models here")
     return record
+
+
+def own_unit(model_id: str, config: str, *, user_mode: bool) -> str | None:
+    """The unit of the user's own that the configuration names, None where there is none. launch.Refused, OSError."""
+    if not os.path.lexists(os.path.join(config, "models.d", f"{model_id}.toml")):
+        return None
+    content, _ = launch.read_owned(config, ("models.d", f"{model_id}.toml"), os.geteuid() if user_mode else 0)
+    try:
+        unit = tomllib.loads(content.decode()).get("unit")
+    except ValueError as error:  # also what is no TOML, or no UTF-8
+        raise launch.Refused(f"{config}/models.d/{model_id}.toml: {error}") from error
+    if unit is not None and not (isinstance(unit, str) and UNIT.fullmatch(unit)):
+        raise launch.Refused(f"unit = {unit!r} is no service")
+    return unit
+
+
+def own_record(unit: str, *, user_mode: bool) -> Record:
+    """What is to be ended of this unit of the user's own. launch.Refused, OSError, subprocess.SubprocessError."""
+    brand = 0x6 << 60 | int.from_bytes(hashlib.sha256(unit.encode()).digest()[:8], "big") >> 4
+    if user_mode:
+        return Record(brand, os.geteuid(), 0, own=True)
+    name = show(unit, user_mode=False).get("User", "")
+    try:
+        uid = int(name) if name.isdecimal() else pwd.getpwnam(name or "root").pw_uid
+    except KeyError:
+        raise launch.Refused(f"{unit} runs as {name!r}, and there is no such user") from None
+    if uid == 0:
+        raise launch.Refused(f"{unit} runs as root, and no process of root's is ended: give it a User=")
+    return Record(brand, uid, 0, own=True)
 
 
 def read(pid: int, name: str) -> bytes:
@@ -84,7 +126,8 @@ def is_ours(pid: int, record: Record, unit: str) -> bool:
     if pid <= 1 or users is None or {int(uid) for uid in users.groups()} != {record.uid}:
         return False
     groups = read(pid, "cgroup").decode("utf-8", "replace")
-    inside = any(unit in line.split(":", 2)[-1].split("/") for line in groups.splitlines())
+    names = {name for line in groups.splitlines() for name in line.split(":", 2)[-1].split("/")}
+    inside = any(map(SERVICE.fullmatch, names)) if record.own else unit in names
     return bool(groups) and not inside and started(pid) >= record.began and branded(pid, record)
 
 
@@ -135,8 +178,11 @@ def named(pid: int) -> str:
     return f"{read(pid, 'comm').decode('utf-8', 'replace').strip() or 'a process'} (PID {pid})"
 
 
-def end(record: Record, unit: str) -> list[str]:
-    """Ends them, those too that are forked meanwhile; the names of those that do not go."""
+def end(record: Record, unit: str, is_down: Callable[[], bool]) -> list[str]:
+    """Ends them, those too that are forked meanwhile; the names of those that do not go.
+
+    ``is_down`` is asked about the unit after they were found and before they get a signal: then their run is over.
+    """
     begun = time.monotonic()
     told: dict[tuple[int, int], int] = {}
     names: dict[int, str] = {}
@@ -147,6 +193,10 @@ def end(record: Record, unit: str) -> list[str]:
         try:
             if not alive:
                 return []
+            new = any(told.get((pid, started(pid))) != number for pid in alive)
+            if new and not is_down():
+                print(f"{unit} is not down: nothing is ended", flush=True)
+                return [named(pid) for pid in sorted(alive)]
             for pid, pidfd in alive.items():
                 key = (pid, started(pid))
                 if told.get(key) != number:
@@ -163,13 +213,18 @@ def end(record: Record, unit: str) -> list[str]:
                 os.close(pidfd)
 
 
-def is_down(unit: str, *, user_mode: bool) -> bool:
-    """Whether nothing of the unit runs but, at most, its gate, as systemd says. OSError, subprocess.SubprocessError."""
-    command = ["systemctl", *(["--user"] if user_mode else []), "show", "--property=ActiveState,SubState", unit]
-    said = subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout
-    shown = dict(line.partition("=")[::2] for line in said.splitlines())
+def show(unit: str, *, user_mode: bool) -> dict[str, str]:
+    """What systemd says of the unit. OSError, subprocess.SubprocessError."""
+    command = ["systemctl", *(["--user"] if user_mode else []), "show", "--property=ActiveState,SubState,User"]
+    said = subprocess.run([*command, "--", unit], check=True, capture_output=True, text=True, timeout=10).stdout
+    return dict(line.partition("=")[::2] for line in said.splitlines())
+
+
+def is_down(record: Record, unit: str, *, user_mode: bool) -> bool:
+    """Whether nothing of the unit runs but, at most, our own gate. OSError, subprocess.SubprocessError."""
+    shown = show(unit, user_mode=user_mode)
     state = (shown.get("ActiveState"), shown.get("SubState"))
-    return state in ASLEEP or state == AT_ITS_GATE
+    return state in ASLEEP or (state == AT_ITS_GATE and not record.own)
 
 
 def fail(status: int, message: str) -> NoReturn:
@@ -180,20 +235,21 @@ def fail(status: int, message: str) -> NoReturn:
 
 def main(arguments: list[str]) -> int:
     """The exit status."""
-    model_id, reports, mode = arguments
+    model_id, config, reports, mode = arguments
     if not launch.MODEL_ID.fullmatch(model_id) or mode not in ("system", "user"):
         fail(64, f"{model_id!r} is not a model id, or {mode!r} not a mode")
-    unit, user_mode = f"spark-model@{model_id}.service", mode == "user"
+    user_mode = mode == "user"
     try:
-        record = read_record(model_id, reports, user_mode=user_mode)
-        if not is_down(unit, user_mode=user_mode):
-            print(f"{unit} is not down: nothing is ended")
-            return 1
-        left = end(record, unit)
+        if unit := own_unit(model_id, config, user_mode=user_mode):
+            record = own_record(unit, user_mode=user_mode)
+        else:
+            unit = f"spark-model@{model_id}.service"
+            record = read_record(model_id, reports, user_mode=user_mode)
+        left = end(record, unit, lambda: is_down(record, unit, user_mode=user_mode))
     except (launch.Refused, OSError, subprocess.SubprocessError) as error:
         fail(73, f"{model_id}: {error}")
     if left:
-        fail(1, f"{model_id}: still there after SIGKILL: {', '.join(left)}")
+        fail(1, f"{model_id}: still there: {', '.join(left)}")
     return 0
 
 

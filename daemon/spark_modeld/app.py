@@ -84,7 +84,7 @@ class Daemon:
         # The launchers are root's; beside a user's own systemd they run as that user.
         launcher = os.getuid() if user else 0
         self._containers = Containers(where.reports, owner=launcher)
-        self._brands = Brands(where.reports, owner=launcher)
+        self._brands = Brands(where.reports, owner=launcher, user=user)
         self._gauge = NvmlGauge(
             clock,
             meminfo_path=os.environ.get("SPARK_MODELD_MEMINFO", "/proc/meminfo"),
@@ -118,7 +118,7 @@ class Daemon:
 
     def _owners(self) -> Owners:
         models = self._engine.snapshot.catalog.models
-        brands = {brand.number: model for model in models if (brand := self._brands.of(model)) is not None}
+        brands = {brand.number: model for model in models if (brand := self._brands.of(models[model])) is not None}
         return Owners.of(models.values(), self._containers.of(models), brands)
 
     async def run(self) -> int:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 
 from spark_modeld import ports
 from spark_modeld.core.errors import SparkError
 from spark_modeld.core.model import Container, Docker, Model
 
 _SWEEP_SECONDS = 20.0
-"""How long a sweep may take before it is asked for again."""
+"""How long a sweep may take before it is asked for again, and people are told what they can do."""
 
 
 class Leftovers:
@@ -20,7 +21,7 @@ class Leftovers:
     def __init__(self, outside: ports.Outside) -> None:
         self._out = outside
         self._before: dict[str, frozenset[int]] = {}
-        self._sweeps: dict[str, float] = {}
+        self._sweeps: dict[str, tuple[int, float]] = {}
 
     def starting(self, spec: Model) -> None:
         """Remembers who listens at the model's address before the model can: that one is not left by it."""
@@ -51,23 +52,32 @@ class Leftovers:
         """What the unit started and does not hold: it had no signal yet."""
         found = self._out.remains.escaped(spec)
         if not found:
+            self._sweeps.pop(spec.id, None)
             return []
-        now, fate = self._out.clock.now().mono, "is being ended"
-        if now >= self._sweeps.get(spec.id, now):
+        now, denied = self._out.clock.now().mono, ""
+        sweeps, again = self._sweeps.get(spec.id, (0, now))
+        if now >= again:
             try:
                 await self._out.systemd.sweep(spec.id)
-                self._sweeps[spec.id] = now + _SWEEP_SECONDS
+                sweeps, again = sweeps + 1, now + _SWEEP_SECONDS
+                self._sweeps[spec.id] = sweeps, again
             except SparkError as error:
-                fate = f"cannot be ended: {error.problem.detail}"
+                denied = f": {error.problem.detail}"
         places = sorted({unit or "no unit" for unit in found.values()})
+        fate = _fate(spec, found, denied) if denied or sweeps > 1 else "is being ended"
         return [f"{self._out.remains.named(found)}, which escaped from the unit into {', '.join(places)} and {fate}"]
 
     def _on_port(self, spec: Model) -> list[str]:
         inodes = self._out.remains.listeners(spec) - self._before.get(spec.id, frozenset())
+        if not inodes:
+            return []
         _, port = spec.endpoint
+        ours = {spec.unit, *self._out.remains.scopes(spec)}
+        stranger = f", not known for the unit's: end it (`ss -ltnp 'sport = :{port}'` as root names it)"
         return [
             f"{holder.who} {f'in {_place(holder.unit)} ' if holder.unit else ''}listening on port {port}"
-            for holder in (self._out.remains.holders(spec, inodes) if inodes else ())
+            f"{'' if holder.unit in ours else stranger}"
+            for holder in self._out.remains.holders(spec, inodes)
         ]
 
 
@@ -84,6 +94,13 @@ def _place(unit: str) -> str:
     if unit.startswith("docker-") and unit.endswith(".scope"):
         return f"container {unit.removeprefix('docker-')[:12]}"
     return unit
+
+
+def _fate(spec: Model, pids: Iterable[int], denied: str) -> str:
+    """What people can do about it."""
+    log = f"`journalctl -u spark-model-sweep@{spec.id}.service` says why"
+    why = f"cannot be ended{denied}" if denied else f"does not end ({log})"
+    return f"{why}: end it (`kill -KILL {' '.join(map(str, sorted(pids)))}` as root)"
 
 
 def _remedy(spec: Model, unit: str) -> str:

@@ -20,6 +20,7 @@ from spark_modeld.core.progress import Progress
 from spark_modeld.core.reading import Reading
 from spark_modeld.core.slot import Slot
 from spark_modeld.core.switch import Switch
+from spark_modeld.core.unit import Phase
 from spark_modeld.face import Event, ModelState, Snapshot, Waiting, Warning
 
 _REMEMBERED = 1024
@@ -105,6 +106,9 @@ def _warnings(slot: Slot) -> list[Warning]:
     problem = house.lives[stuck].problem if stuck else None
     if stuck and problem:
         found.append(Warning(code="stuck", message=f"{stuck}: {problem.detail}"))
+    for name, life in house.lives.items():
+        if life.phase is Phase.STOPPING and life.left:
+            found.append(Warning(code="not-gone", message=f"{name} is down, but not gone: {life.left}"))
     reading = house.reading
     if reading:
         if reading.stale:

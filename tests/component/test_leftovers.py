@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from spark_modeld.core.errors import Code, Problem
-from spark_modeld.core.model import Container, Docker, Launch, Run
+from spark_modeld.core.model import Container, Docker, Launch, OwnUnit, Run
 from spark_modeld.core.record import Record
 from spark_modeld.core.switch import Outcome, Requester, Switch
 from spark_modeld.core.unit import Phase
@@ -50,6 +50,11 @@ async def switch(outside: Outside, model: str, *, force: bool = False) -> Switch
     begun = await outside.engine.switch(model, requested_by=Requester.CONTROL, actor=None, force=force)
     async with asyncio.timeout(10):
         return await outside.engine.wait(begun.id, None)
+
+
+def told(outside: Outside, model: str) -> str:
+    problem = outside.engine.snapshot.models[model].error
+    return problem.detail if problem is not None else ""
 
 
 def phase(outside: Outside, model: str) -> Phase:
@@ -119,13 +124,16 @@ async def test_what_escaped_is_ended_before_anything_starts(outside: Outside) ->
         await begin(outside, "beta")
     assert phase(outside, "alpha") is Phase.STOPPING
     assert [each for each in outside.seen if each.startswith(("sweep", "start"))] == ["sweep alpha"]
-    assert [line["event"] for line in logs if "not gone" in line["event"]] == [
+    found = (
         "alpha is down, but not gone: engine (PID 12), engine (PID 13), "
         "which escaped from the unit into no unit, session-3.scope and is being ended"
-    ]
+    )
+    assert [line["event"] for line in logs if "not gone" in line["event"]] == [found]
+    assert [(each.code, each.message) for each in outside.engine.snapshot.warnings] == [("not-gone", found)]
     outside.remains.gone_astray.clear()
     await outside.advance(2)
     assert phase(outside, "beta") is Phase.SERVING
+    assert outside.engine.snapshot.warnings == ()
     assert outside.calls("sweep") == ["sweep alpha"]
 
 
@@ -139,24 +147,30 @@ async def test_who_cannot_be_ended_is_named_and_asked_for_again(outside: Outside
     assert phase(outside, "alpha") is Phase.STUCK
     problem = outside.engine.snapshot.models["alpha"].error
     assert problem is not None
-    assert "session-3.scope and cannot be ended: systemd did not start it: Access denied" in problem.detail
+    remedy = "end it (`kill -KILL 12` as root)"
+    why = "cannot be ended: systemd did not start it: Access denied"
+    assert f"session-3.scope and {why}: {remedy}" in problem.detail
     outside.systemd.no_sweep = None
     outside.seen.clear()
-    await outside.advance(45)
+    await outside.advance(15)
+    assert "session-3.scope and is being ended" in told(outside, "alpha")
+    await outside.advance(30)
     assert len(outside.calls("sweep")) == 3
+    why = "does not end (`journalctl -u spark-model-sweep@alpha.service` says why)"
+    assert f"session-3.scope and {why}: {remedy}" in told(outside, "alpha")
     outside.remains.gone_astray.clear()
     await outside.advance(2)
     assert phase(outside, "alpha") is Phase.SERVING
 
 
-@pytest.mark.parametrize("run", [Launch(("engine",)), Docker("image")])
+@pytest.mark.parametrize("run", [Launch(("engine",)), Docker("image"), OwnUnit("vllm.service")])
 async def test_a_unit_that_fell_has_failed_only_when_what_escaped_is_gone(run: Run) -> None:
     made = Outside(make_catalog(replace(make_model("alpha", 60), run=run)))
     await made.up()
     await begin(made, "alpha")
     made.remains.gone_astray["alpha"] = {12: "session-3.scope"}
     made.seen.clear()
-    made.systemd.crash(unit("alpha"))
+    made.systemd.crash(made.catalog.models["alpha"].unit)
     await made.advance(3)
     assert phase(made, "alpha") is Phase.STOPPING
     assert (made.calls("sweep"), made.calls("start")) == (["sweep alpha"], [])
@@ -192,7 +206,12 @@ async def test_what_does_not_go_is_named_and_the_model_is_stuck(outside: Outside
     ]
     del outside.systemd.pids[SCOPE]
     await outside.advance(2)
-    assert "llama-server (PID 7) in container aaaaaaaaaaaa listening on port" in str(outside.engine.snapshot.warnings)
+    assert "llama-server (PID 7) in container aaaaaaaaaaaa listening on port 30518;" in told(outside, "alpha")
+    outside.remains.sockets["alpha"] = dict(STRANGER)
+    await outside.advance(2)
+    whose = "python3 (PID 8) in session-1.scope listening on port 30518, not known for the unit's: end it"
+    assert f"{whose} (`ss -ltnp 'sport = :30518'` as root names it);" in told(outside, "alpha")
+    assert whose in str(outside.engine.snapshot.warnings)
     outside.remains.sockets.clear()
     await outside.advance(2)
     # It is what the operator wanted last, and nothing is in its way any more.

@@ -1,6 +1,7 @@
 """What leaves its unit and outlives it: known for the model's own, named, ended before anything else starts.
 
-And nobody else's process is ended: not a stranger's on the model's port, and nothing while the model runs.
+Of a unit of the user's own too, once root has given it a brand. And nobody else's process is ended: not a stranger's
+on the model's port, and nothing while the model runs.
 """
 
 from __future__ import annotations
@@ -30,15 +31,8 @@ floor = "512MiB"
 """
 ALPHA, PORT = 8401, 8402
 TO_A_SCOPE = "systemd-run --user --scope --quiet --unit=hideout --"
-OWN = "vllm-own.service"
-RULE = f"""\
-polkit.addRule(function (action, subject) {{
-    if (action.id === "org.freedesktop.systemd1.manage-units" && subject.user === "spark-modeld" &&
-        action.lookup("unit") === "{OWN}") {{
-        return polkit.Result.YES;
-    }}
-}});
-"""
+OWN, LODGER = "vllm-own.service", "vllm-lodger.service"
+RULE = "/etc/polkit-1/rules.d/51-spark-modeld-own-units.rules"
 TO_A_SERVICE = "systemd-run --user --quiet --wait --unit=stranger --"
 
 
@@ -80,16 +74,27 @@ def host(installed_host: SparkHost, gb10: Gb10) -> SparkHost:
         host.model(model, entry.replace("UID", uid))
         host.run("mkdir", "-p", f"{HOLDS}/{model}")
     # systemd signals the shell alone, and finds its unit down with an engine in it.
-    shell = f"/bin/sh -c '{' '.join(engine_command('own'))} & wait'"
-    host.write(f"/etc/systemd/system/{OWN}", f"[Service]\nExecStart={shell}\nKillMode=process\nUser=alice\n")
-    head = f'engine = "vllm"\nurl = "http://127.0.0.1:{PORT}"\nmemory = "{LARGE}"\nstop_timeout = "1s"\n'
-    host.model("own", f'{head}unit = "{OWN}"\n')
-    host.write("/etc/polkit-1/rules.d/60-own.rules", RULE)
+    own_unit(host, "own", OWN, f"{' '.join(engine_command('own'))} & wait", "KillMode=process")
+    lodging = "systemd-run --user --scope --quiet --unit=lodging -- env -i"
+    engine = " ".join(engine_command("lodger"))
+    own_unit(host, "lodger", LODGER, f"{lodging} {engine} & wait", f"Environment=XDG_RUNTIME_DIR=/run/user/{uid}")
+    host.run("mkdir", "-p", f"{HOLDS}/lodger")
+    host.run("sh", "-c", f"spark-modelctl doctor --polkit-rule >{RULE}")
+    place = f"/etc/systemd/system/{LODGER}.d/50-spark-modeld.conf"
+    host.run("sh", "-c", f"spark-modelctl doctor --drop-in lodger | install -D -m 644 /dev/stdin {place}")
     host.run("systemctl", "daemon-reload")
     host.run("systemctl", "restart", "polkit.service")
     host.run("systemd-run", "--quiet", "--uid=alice", "--unit=bystander", "sleep", "infinity")
     host.enable()
     return host
+
+
+def own_unit(host: SparkHost, model: str, name: str, script: str, extra: str) -> None:
+    """A model in a unit of alice's that no launcher of ours knows."""
+    service = f"[Service]\nExecStart=/bin/sh -c '{script}'\n{extra}\nUser=alice\n"
+    host.write(f"/etc/systemd/system/{name}", service)
+    head = f'engine = "vllm"\nurl = "http://127.0.0.1:{PORT}"\nmemory = "{LARGE}"\nstop_timeout = "1s"\n'
+    host.model(model, f'{head}unit = "{name}"\n')
 
 
 @pytest.fixture
@@ -194,6 +199,34 @@ def test_what_a_unit_that_is_down_still_has_in_it_is_named_and_killed(serving: S
     said = host.journal("-o", "cat", "-u", DAEMON)
     assert "own is down, but not gone: python3 (PID " in said
     assert f") in {OWN}\n" in said
+
+
+def test_what_escaped_from_a_unit_of_ones_own_is_ended_wherever_it_is(serving: Serving, gb10: Gb10) -> None:
+    """Its server is in a scope of alice's own systemd, with an empty environment; its core is in no unit at all."""
+    host = serving.host
+    serving.ctl("switch", "lodger")
+    escaped = engines("lodger")
+    assert (len(escaped), groups(escaped)) == (2, {"lodging.scope"})
+    (core,) = (pid for pid in escaped if not Path(f"/proc/{pid}/task/{pid}/children").read_text())
+    away = host.cgroup / "away"
+    away.mkdir(exist_ok=True)
+    (away / "cgroup.procs").write_text(f"{core}\n")
+    gb10.nvml.processes([Process("python3", 60 * GIB)])
+    held = host.api("GET", "/api/memory")[1]["processes"]
+    assert {each["model"] for each in held if each["bytes"] == 60 * GIB} == {"lodger"}
+    host.write(f"{HOLDS}/lodger/stop", "")
+    uid = host.run("id", "-u", "alice").stdout.strip()
+    with watching(host, "lodger", f"user.slice/user-{uid}.slice/user@{uid}.service/app.slice/lodging.scope") as watch:
+        assert len(watch.processes("lodger")) == 1
+        switch = serving.begin("alpha")
+        told(host, DAEMON, "which escaped from the unit into away, lodging.scope and is being ended")
+        told(host, sweep("lodger"), f"outlived {LODGER}: SIGTERM")
+        assert (host.show(LODGER, "ActiveState"), serving.active("alpha")) == ("inactive", "inactive")
+        host.path(f"{HOLDS}/lodger/stop").unlink()
+        assert serving.ended(switch)["outcome"] == "ready"
+    assert engines("lodger") == []
+    assert host.ask(ALPHA) == sentence_of("alpha")
+    away.rmdir()
 
 
 def test_what_escaped_while_the_daemon_was_away_is_ended_when_it_is_back(serving: Serving) -> None:

@@ -81,8 +81,8 @@ def installed(spark: ReadmeSpark) -> None:
 
 def own_unit(spark: ReadmeSpark) -> None:
     host = spark.host
-    host.write("/etc/systemd/system/sglang-qwen.service", "[Service]\nExecStart=/bin/sleep infinity\n")
-    host.model("own", 'engine = "sglang"\nurl = "http://127.0.0.1:30003"\nunit = "sglang-qwen.service"\n')
+    host.write("/etc/systemd/system/sglang-qwen.service", "[Service]\nExecStart=/bin/sleep infinity\nUser=nobody\n")
+    host.model("qwen-own", 'engine = "sglang"\nurl = "http://127.0.0.1:30003"\nunit = "sglang-qwen.service"\n')
 
 
 def lan(spark: ReadmeSpark) -> None:
@@ -119,6 +119,8 @@ HOW: tuple[tuple[str, Here | Elsewhere | Not], ...] = (
     ("spark-modelctl switch qwen3-32b-uncensored --force", Here(status=1)),
     ("curl --unix-socket", Here(says='"outcome":"ready"')),
     ("spark-modelctl doctor --polkit-rule | sudo install", Here(own_unit)),
+    ("spark-modelctl doctor --drop-in qwen-own", Here()),
+    ("sudo systemctl daemon-reload", Here()),
     ("spark-modelctl reload", Here(misspelt, status=1)),
     ("sudo spark-modelctl token add --scope inference desktop", Here(says=r"^smd_\w+$")),
     ("sudo spark-modelctl token add --scope inference --no-switch open-webui", Here(says=r"^smd_\w+$")),
@@ -194,7 +196,6 @@ def test_the_lan_recipe_is_in_force(spark: ReadmeSpark) -> None:
 
 def test_the_polkit_rule_lets_the_daemon_have_the_unit(spark: ReadmeSpark) -> None:
     host = spark.host
-    host.run("systemctl", "daemon-reload")
     host.run("systemctl", "restart", "polkit.service")
     for verb in ("start", "stop"):
         host.run("systemctl", "--no-ask-password", verb, "sglang-qwen.service", user="spark-modeld")

@@ -194,4 +194,4 @@ def test_stuck_says_what_is_left() -> None:
     life, _ = step(life, life_of.Left(EPOCH, "python3 (PID 12) listening on port 8000"), NOW, LIMITS)
     stuck, _ = step(life, life_of.Expired(EPOCH), NOW, LIMITS)
     assert stuck.problem is not None
-    assert "after SIGKILL: python3 (PID 12) listening on port 8000; nothing else" in stuck.problem.detail
+    assert "after its unit was killed: python3 (PID 12) listening on port 8000; nothing else" in stuck.problem.detail

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import socket
 from collections.abc import Iterator
 from contextlib import closing
@@ -105,7 +106,8 @@ def test_only_containers_have_scopes_and_only_the_latest(remains: HostRemains) -
 
 def test_processes_are_named_by_program_and_pid(remains: HostRemains) -> None:
     own = Path("/proc/self/comm").read_text().strip()
-    assert remains.named([os.getpid()]) == f"{own} (PID {os.getpid()})"
+    me = pwd.getpwuid(os.getuid()).pw_name
+    assert remains.named([os.getpid()]) == f"{own} (PID {os.getpid()} of {me})"
     assert remains.named([1 << 30]) == f"a process (PID {1 << 30})"
     assert remains.named(range((1 << 30), (1 << 30) + 5)).endswith(f"(PID {(1 << 30) + 2}) and 2 more")
 

@@ -7,15 +7,16 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from spark_modeld.core.model import EngineKind, Launch, Model, OwnUnit
+from spark_modeld.core.model import EngineKind, Launch, Model
 from spark_modeld.remains import Brands, HostRemains
 from spark_modeld.remains.brands import Brand, carriers
+from support.branded import SLEEP, Children
 from support.launcher import LIBEXEC, Config, launch, load, run
 
 sweep: Any = load("sweep")
@@ -24,29 +25,16 @@ pytestmark = pytest.mark.unit
 UNIT = "spark-model@alpha.service"
 RUN = "0123456789abcdef0123456789abcdef"
 BRAND = (1 << 62) + os.getpid()  # whoever else runs these tests here has another one
-SLEEP = ("sleep", "1000")
 
 
-class Stage:
+class Stage(Children):
     """Processes with a brand and without, and records of runs."""
 
     def __init__(self, folder: Path) -> None:
+        super().__init__(BRAND)
         self.reports = folder
         self.record = folder / "alpha" / "brand"
         self.record.parent.mkdir()
-        self._children = ExitStack()
-
-    def child(self, *command: str, brand: int | None = BRAND, becomes: str = "") -> subprocess.Popen[bytes]:
-        """Runs it, and returns when it is the program that it ``becomes``, its first word unless that is said."""
-        limited = ("prlimit", f"--rttime={brand}:{brand}") if brand else ()
-        child = subprocess.Popen([*limited, *(command or SLEEP)], start_new_session=True)
-        self._children.callback(child.wait)
-        self._children.callback(child.kill)
-        program = becomes or (command or SLEEP)[0]
-        deadline = time.monotonic() + 10
-        while Path(f"/proc/{child.pid}/comm").read_text().strip() != program:
-            assert (child.poll(), time.monotonic() < deadline) == (None, True)
-        return child
 
     def write(self, content: str) -> None:
         self.record.write_text(content)
@@ -54,9 +42,6 @@ class Stage:
 
     def read(self, *, user_mode: bool = True) -> Any:
         return sweep.read_record("alpha", str(self.reports), user_mode=user_mode)
-
-    def close(self) -> None:
-        self._children.close()
 
 
 @pytest.fixture
@@ -76,7 +61,7 @@ def record(**other: int) -> Any:
 
 
 def end(**other: int) -> Any:
-    return sweep.end(record(**other), UNIT)
+    return sweep.end(record(**other), UNIT, lambda: True)
 
 
 def test_who_carries_the_brand_is_ended_and_told(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
@@ -200,7 +185,7 @@ def test_a_record_is_what_the_launcher_wrote(tmp_path: Path) -> None:
     assert (read.uid, 0 < read.began <= sweep.started(os.getpid()) + 100_000) == (os.getuid(), True)
     # One brand for all its runs.
     assert [int(sweep.LIMIT.search(each.encode())[1]) for each in shown] == [read.brand, read.brand]
-    assert Brands(config.reports, owner=os.getuid()).of("alpha") == Brand(read.brand, read.uid)
+    assert Brands(config.reports, owner=os.getuid()).of(model()) == Brand(read.brand, read.uid)
 
 
 def launched(config: Config, invocation: str) -> subprocess.CompletedProcess[str]:
@@ -224,7 +209,7 @@ def test_without_a_number_of_systemds_the_model_runs_without_a_brand(tmp_path: P
     config = Config(tmp_path)
     config.launch(["echo", "up"])
     assert launched(config, invocation).stdout == "up\n"
-    assert Brands(config.reports, owner=os.getuid()).of("alpha") is None
+    assert Brands(config.reports, owner=os.getuid()).of(model()) is None
 
 
 @pytest.mark.parametrize(
@@ -295,19 +280,19 @@ def test_a_record_that_belongs_to_somebody_else_ends_nobody(stage: Stage) -> Non
     os.chown(stage.record, 65534, 0)
     with pytest.raises(launch_refused(), match="must belong to uid 0"):
         stage.read(user_mode=False)
-    assert Brands(stage.reports, owner=0).of("alpha") is None
+    assert Brands(stage.reports, owner=0).of(model()) is None
 
 
 @pytest.mark.parametrize("model", ["", "..", "a/b", "-x", "Alpha", "a" * 65, "a\n"])
 def test_a_name_that_is_no_id_is_refused(model: str) -> None:
     assert run("spark-model-sweep", model).returncode == 64
-    command = ["/usr/bin/python3", LIBEXEC / "sweep.py", model, "/", "system"]
+    command = ["/usr/bin/python3", LIBEXEC / "sweep.py", model, "/", "/", "system"]
     assert subprocess.run(command, check=False).returncode == 64
 
 
 def test_a_model_that_never_ran_has_nothing_to_sweep(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
-    done = run("spark-model-sweep", "alpha", str(tmp_path), "user")
+    done = run("spark-model-sweep", "alpha", str(tmp_path), str(tmp_path), "user")
     assert done.returncode == 73
     assert "Traceback" not in done.stderr
 
@@ -333,16 +318,16 @@ def test_a_model_that_is_not_down_keeps_all_it_has(
     monkeypatch.setattr(sweep.subprocess, "run", lambda *_, **__: said)
     stage.write(f"{BRAND} {os.getuid()} 5\n")
     child = stage.child()
-    assert sweep.main(["alpha", str(stage.reports), "user"]) == (0 if down else 1)
+    with nullcontext() if down else pytest.raises(SystemExit, match="1"):
+        assert sweep.main(["alpha", str(stage.reports), str(stage.reports), "user"]) == 0
     assert (child.poll() is None) is not down
 
 
 # What the daemon sees.
 
 
-def model(name: str = "alpha", *, own: bool = False) -> Model:
-    way = OwnUnit(UNIT) if own else Launch(("x",))
-    return Model(id=name, engine=EngineKind.VLLM, url="http://127.0.0.1:1", run=way, served_model_name=name)
+def model(name: str = "alpha") -> Model:
+    return Model(id=name, engine=EngineKind.VLLM, url="http://127.0.0.1:1", run=Launch(("x",)), served_model_name=name)
 
 
 def test_the_daemon_sees_what_escaped_and_where_it_is(stage: Stage) -> None:
@@ -353,7 +338,6 @@ def test_the_daemon_sees_what_escaped_and_where_it_is(stage: Stage) -> None:
     groups = Path(f"/proc/{child.pid}/cgroup").read_text().splitlines()[-1].rpartition("/")[2] or None
     assert remains.escaped(model()) == {child.pid: groups}
     assert remains.escaped(model("beta")) == {}
-    assert remains.escaped(model(own=True)) == {}
     child.kill()
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
     assert remains.escaped(model()) == {}, "nobody has taken note of its end yet, but it has ended"

@@ -2,13 +2,22 @@
 
 Children inherit it wherever they go, and nobody but root can put it on somebody else's process; libexec/brand.sh says
 more. Everybody may read it, in /proc/PID/limits.
+
+A unit of the user's own has no launcher. Its brand comes from its name, and is there where root has put it into the
+unit as ``LimitRTTIME=``.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 
 _LIMIT = re.compile(rb"^Max realtime timeout +\S+ +([0-9]+) ", re.MULTILINE)
+
+
+def brand_of(unit: str) -> int:
+    """The brand of a unit of the user's own. None that a launcher makes begins with these bits (libexec/brand.sh)."""
+    return 0x6 << 60 | int.from_bytes(hashlib.sha256(unit.encode()).digest()[:8]) >> 4
 
 
 def brand_in(limits: bytes) -> int | None:

@@ -187,9 +187,9 @@ def _expired(life: Life, now: Instant, limits: Limits) -> tuple[Life, Acts]:
 
 
 def _still_there(left: str) -> Problem:
-    what = f": {left}" if left else ""
-    detail = f"Still there {KILL_SECONDS:g} s after SIGKILL{what}; nothing else can be started until it is gone."
-    return Problem(Code.STUCK, detail)
+    # What is left elsewhere got no SIGKILL.
+    what = f"Still there {KILL_SECONDS:g} s after" + (f" its unit was killed: {left}" if left else " SIGKILL")
+    return Problem(Code.STUCK, f"{what}; nothing else can be started until it is gone.")
 
 
 def _gone(life: Life, now: Instant) -> tuple[Life, Acts]:

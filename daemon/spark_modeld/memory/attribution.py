@@ -75,12 +75,15 @@ class Owners(Struct, frozen=True):
     ) -> Owners:
         """The owners a catalog makes. A unit that several models share (one server, many models) owns none of them."""
         units: dict[str, str] = {}
+        of: dict[str, str] = {}
         shared: set[str] = set()
         for model in models:
+            of[model.id] = model.unit
             if units.setdefault(model.unit, model.id) != model.id:
                 shared.add(model.unit)
         own = {unit: model for unit, model in units.items() if unit not in shared}
-        return cls(own, containers or {}, brands or {})
+        branded = {brand: model for brand, model in (brands or {}).items() if of.get(model) not in shared}
+        return cls(own, containers or {}, branded)
 
     def model_of(self, unit: str | None, brand: int | None = None) -> str | None:
         """The id of the model that a process in this unit, or with this brand, works for; None if it is nobody's."""

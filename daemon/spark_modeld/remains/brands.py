@@ -1,6 +1,6 @@
 """Which processes a model's unit started, wherever they are by now: those that carry the brand of its runs.
 
-The launcher reports it in /run/spark-models/<id>/brand.
+The launcher reports it in /run/spark-models/<id>/brand; that of a unit of the user's own comes from the unit's name.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from spark_modeld.core.brand import brand_in
+from spark_modeld.core.brand import brand_in, brand_of
+from spark_modeld.core.model import Model, OwnUnit
 
 _RECORD = re.compile(rb"([0-9]{19}) ([0-9]{1,10}) [0-9]{1,20}\n")
 _ZOMBIE = b"Z"
@@ -19,22 +20,33 @@ _LOOKS = 5
 
 
 class Brand(Struct, frozen=True):
-    """The brand, and the uid that the model runs as."""
+    """The brand, and the uid that the model runs as; None: anybody's but root's."""
 
     number: int
-    uid: int
+    uid: int | None
 
 
 class Brands:
-    """Reads the records below ``folder``, which ``owner`` alone may write; each again only when it has changed."""
+    """Reads the records below ``folder``, which ``owner`` alone may write; each again only when it has changed.
 
-    def __init__(self, folder: Path, *, owner: int) -> None:
+    ``user``: beside a user's own systemd, where everything runs as that user.
+    """
+
+    def __init__(self, folder: Path, *, owner: int, user: bool = False) -> None:
         self._folder = folder
         self._owner = owner
+        self._user = user
         self._known: dict[str, tuple[tuple[int, int, int], Brand | None]] = {}
 
-    def of(self, model: str) -> Brand | None:
-        """This model's brand; None if it has not run since the machine started, or what is there is no record."""
+    def of(self, spec: Model) -> Brand | None:
+        """This model's brand; None if it has not run since the machine started, or what is there is no record.
+
+        Whether a unit of the user's own has been given its brand shows in its processes alone.
+        """
+        if isinstance(spec.run, OwnUnit):
+            # A server of many models stays when one of them goes.
+            return None if spec.tenant else Brand(brand_of(spec.unit), self._owner if self._user else None)
+        model = spec.id
         path = f"{self._folder}/{model}/brand"
         try:
             status = os.lstat(path)
@@ -66,7 +78,7 @@ def carriers(brand: Brand, folder: Path = Path("/proc")) -> list[int]:
             process = f"{folder}/{name}"
             try:
                 # A look at the owner is cheap, and leaves few whose limits have to be read.
-                if os.stat(process).st_uid != brand.uid or not _carries(process, brand):
+                if not _may_carry(os.stat(process).st_uid, brand) or not _carries(process, brand):
                     continue
                 if _lives(process):
                     found.append(int(name))
@@ -77,6 +89,10 @@ def carriers(brand: Brand, folder: Path = Path("/proc")) -> list[int]:
         if found or steady:
             break
     return found
+
+
+def _may_carry(uid: int, brand: Brand) -> bool:
+    return uid == brand.uid if brand.uid is not None else uid != 0
 
 
 def _carries(process: str, brand: Brand) -> bool:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path("/sys/fs/cgroup")
 _NAMED = 3
+_MANAGER = re.compile(r"user@[0-9]+\.service")
 
 
 def places(scope: str, uid: int, root: Path = ROOT) -> tuple[Path, ...]:
@@ -49,10 +51,15 @@ def of(pid: int) -> tuple[str, ...] | None:
     return None
 
 
+def in_service(names: Iterable[str]) -> bool:
+    """Whether a control group with these names on its way is a service's; a user's whole systemd is none."""
+    return any(name.endswith(".service") and not _MANAGER.fullmatch(name) for name in names)
+
+
 def named(pids: Iterable[int]) -> str:
-    """Processes for people: ``python3 (PID 12), sh (PID 13) and 4 more``; programs' names only, never arguments."""
+    """Processes for people: ``python3 (PID 12 of ann), sh (PID 13 of ann) and 4 more``; never arguments."""
     ordered = sorted(pids)
-    told = [f"{_command(pid)} (PID {pid})" for pid in ordered[:_NAMED]]
+    told = [f"{_command(pid)} (PID {pid}{_of(pid)})" for pid in ordered[:_NAMED]]
     return ", ".join(told) + (f" and {len(ordered) - _NAMED} more" if len(ordered) > _NAMED else "")
 
 
@@ -60,6 +67,18 @@ def _command(pid: int) -> str:
     with suppress(OSError):
         return Path(f"/proc/{pid}/comm").read_text(encoding="utf-8", errors="replace").strip()
     return "a process"
+
+
+def _of(pid: int) -> str:
+    uid = owner(pid)
+    return f" of {user(uid)}" if uid is not None else ""
+
+
+def owner(pid: int) -> int | None:
+    """The uid a process runs as; None if it is gone."""
+    with suppress(OSError):
+        return os.stat(f"/proc/{pid}").st_uid
+    return None
 
 
 def user(uid: int) -> str:

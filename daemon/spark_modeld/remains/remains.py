@@ -46,14 +46,16 @@ class HostRemains:
 
     def escaped(self, model: Model) -> Mapping[int, str | None]:
         """See the port."""
-        brand = self._brands.of(model.id) if not isinstance(model.run, OwnUnit) else None
+        brand = self._brands.of(model)
         if brand is None:
             return {}
+        # A service that carries the brand of a unit of the user's own was given a copy of its drop-in.
+        inside = cgroups.in_service if isinstance(model.run, OwnUnit) else lambda names: model.unit in names
         groups = {pid: cgroups.of(pid) for pid in carriers(brand)}
         return {
             pid: names[-1] if names else None
             for pid, names in groups.items()
-            if names is not None and model.unit not in names
+            if names is not None and not inside(names)
         }
 
     def listeners(self, model: Model) -> frozenset[int]:
@@ -90,6 +92,8 @@ def _local(address: bytes) -> bool:
 
 def _holder(found: Listening) -> Holder:
     folder = cgroups.find(found.cgroup) if found.cgroup is not None else None
-    pids = cgroups.processes(folder) if folder is not None else []
+    inside = cgroups.processes(folder) if folder is not None else []
+    # In a session are many; whoever opened the socket is most likely among those who own it.
+    pids = [pid for pid in inside if cgroups.owner(pid) == found.uid] or inside
     who = cgroups.named(pids) if pids else f"a process of {cgroups.user(found.uid)}"
     return Holder(who, folder.name if folder is not None and folder != cgroups.ROOT else None)
