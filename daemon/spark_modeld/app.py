@@ -79,6 +79,8 @@ class Daemon:
         self._where = where
         self._user = user
         self._passed = sockets.passed()
+        # Until READY=1 nobody needs aiohttp: what a model that is adopted waits for would hold that up too.
+        self._aiohttp = asyncio.Event()
         systemd = Manager(user=user)
         clock = SystemClock()
         # The launchers are root's; beside a user's own systemd they run as that user.
@@ -98,9 +100,9 @@ class Daemon:
             systemd=systemd,
             gauge=self._gauge,
             remains=HostRemains(self._containers.of, self._brands, self._passed.diagnostics),
-            prober=Ladder(_read_key),
+            prober=Ladder(_read_key, http=self._aiohttp.wait),
             vitals=EngineVitals(_read_key),
-            server=OllamaServer(_read_key),
+            server=OllamaServer(_read_key, http=self._aiohttp.wait),
             store=StateFile(where.state),
             marks=Marks(where.runtime),
             clock=clock,
@@ -184,6 +186,7 @@ class Daemon:
 
     async def _serve(self, listeners: list[tuple[socket.socket, Kind]]) -> Runner:
         await asyncio.to_thread(_import_aiohttp)
+        self._aiohttp.set()
         from spark_modeld.control.server import serve  # noqa: PLC0415 - imported by ``_import_aiohttp``
 
         self._whereabouts.serve_control(listeners)

@@ -40,6 +40,24 @@ made = {
 }
 print(json.dumps({"modules": sorted(sys.modules), "dataclasses": sorted(made)}))
 """
+ADOPTS = """
+import asyncio, sys
+from spark_modeld import app, paths
+from spark_modeld.core.model import EngineKind, Launch, Model
+
+model = Model(id="m", engine=EngineKind.OLLAMA, url="http://127.0.0.1:9", run=Launch(("x",)), served_model_name="m")
+
+async def main():
+    daemon = app.Daemon(paths.find(user=True, config="/nowhere"), user=True)
+    outside = daemon._engine._out
+    asks = [asyncio.ensure_future(ask) for ask in (outside.prober.climb(model, print), outside.server.loaded(model))]
+    await asyncio.sleep(0)
+    print(sum(not ask.done() for ask in asks), "aiohttp" in sys.modules)
+    for ask in asks:
+        ask.cancel()
+
+asyncio.run(main())
+"""
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +78,19 @@ def imported() -> dict[str, list[str]]:
 @pytest.mark.parametrize("module", LATER)
 def test_ready_does_not_wait_for(module: str, imported: dict[str, list[str]]) -> None:
     assert [name for name in imported["modules"] if name == module or name.startswith(f"{module}.")] == []
+
+
+def test_nor_does_it_wait_until_an_adopted_models_engine_can_be_asked(tmp_path: Path) -> None:
+    home = {"HOME": str(tmp_path), "XDG_RUNTIME_DIR": str(tmp_path), "PYTHONPATH": str(DAEMON)}
+    done = subprocess.run(
+        [sys.executable, "-c", ADOPTS],
+        env={**os.environ, **home},
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout == "2 False\n"
 
 
 def test_few_modules_are_imported_before_ready(imported: dict[str, list[str]]) -> None:

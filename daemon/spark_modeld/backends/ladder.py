@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from spark_modeld.backends import engine_of
+from spark_modeld.backends import engine_of, late
 from spark_modeld.backends.keys import key_of
 from spark_modeld.backends.pace import pause
 from spark_modeld.core.errors import SparkError
@@ -21,23 +21,26 @@ if TYPE_CHECKING:
 class Ladder:
     """ports.Prober over HTTP.
 
-    ``read_key`` reads the file a model's ``api_key_file`` names: the key, or OSError.
+    ``read_key`` reads the file a model's ``api_key_file`` names: the key, or OSError. ``http`` is awaited before the
+    first request: it returns when aiohttp may be imported, or was.
     """
 
     def __init__(
         self,
         read_key: Callable[[str], str],
         *,
+        http: Callable[[], Awaitable[object]] = late.at_once,
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
         self._read_key = read_key
+        self._http = http
         self._monotonic = monotonic
         self._sleep = sleep
 
     async def climb(self, model: Model, rung: Callable[[str], None]) -> LadderPassed | LadderRefused:
         """See ports.Prober. Nothing is left open when it returns or is cancelled."""
-        # Late, because they import aiohttp, which the daemon's start does not wait for.
+        await self._http()
         from spark_modeld.backends.climb import Climb  # noqa: PLC0415
         from spark_modeld.backends.probe import Probe  # noqa: PLC0415
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from spark_modeld.backends import late
 from spark_modeld.backends.engine import listed
-from spark_modeld.backends.keys import key_of
 from spark_modeld.core.model import Model
 from spark_modeld.core.reading import Loaded
-
-if TYPE_CHECKING:
-    from spark_modeld.backends.probe import Probe
 
 _LIST_SECONDS = 2.0
 _KEEP_SECONDS = 10.0
@@ -23,16 +20,24 @@ _NEVER_SECONDS = 10 * 365 * 86400.0
 class OllamaServer:
     """ports.ModelServer over HTTP.
 
-    ``read_key`` reads the file a model's ``api_key_file`` names: the key, or OSError.
+    ``read_key`` and ``http`` are those of ``Ladder``.
     """
 
-    def __init__(self, read_key: Callable[[str], str], *, wall: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        read_key: Callable[[str], str],
+        *,
+        http: Callable[[], Awaitable[object]] = late.at_once,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
         self._read_key = read_key
+        self._http = http
         self._wall = wall
 
     async def loaded(self, model: Model) -> tuple[Loaded, ...] | None:
         """See ports.ModelServer."""
-        async with self._probe(model) as probe:
+        await self._http()
+        async with late.probe(model, self._read_key) as probe:
             answer = await probe.get("/api/ps", _LIST_SECONDS)
         entries = listed(answer.document(), "models") if answer.ok else None
         return None if entries is None else tuple(self._entry(model.unit, e) for e in entries if _name(e))
@@ -47,7 +52,7 @@ class OllamaServer:
 
     async def _keep(self, model: Model, keep_alive: int) -> None:
         body = {"model": model.served_model_name, "keep_alive": keep_alive, "stream": False}
-        async with self._probe(model) as probe:
+        async with late.probe(model, self._read_key) as probe:
             await probe.post("/api/generate", body, _KEEP_SECONDS)
 
     def _entry(self, unit: str, entry: dict[str, Any]) -> Loaded:
@@ -67,11 +72,6 @@ class OllamaServer:
             return None
         left = (at.replace(tzinfo=at.tzinfo or UTC).timestamp() - self._wall()) if at is not None else _NEVER_SECONDS
         return left if left < _NEVER_SECONDS else None
-
-    def _probe(self, model: Model) -> Probe:
-        from spark_modeld.backends.probe import Probe  # noqa: PLC0415 - aiohttp, which the start does not wait for
-
-        return Probe(model.url, key_of(model, self._read_key)[0])
 
 
 def _name(entry: dict[str, Any]) -> str:

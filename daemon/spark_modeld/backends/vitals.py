@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spark_modeld.backends import engine_of
+from spark_modeld.backends import engine_of, late
 from spark_modeld.backends.clients import others_connected
-from spark_modeld.backends.keys import key_of
 from spark_modeld.core.model import Model
 from spark_modeld.core.pulse import Look, Proof, Proven, Reach
 
@@ -36,7 +35,7 @@ class EngineVitals:
         def connected() -> bool | None:
             return others_connected(model.endpoint[1]) if others else None
 
-        async with self._probe(model) as probe:
+        async with late.probe(model, self._read_key) as probe:
             trouble = await probe.connect()
             if trouble is not None:
                 return Look(Reach.SILENT, trouble, others=connected()) if trouble else Look(Reach.REFUSED)
@@ -52,7 +51,7 @@ class EngineVitals:
     async def ask(self, model: Model, seconds: float) -> Proven:
         """See ports.Vitals."""
         engine = engine_of(model.engine)
-        async with self._probe(model) as probe:
+        async with late.probe(model, self._read_key) as probe:
             # A server of many models would load it for us, past admission.
             if engine.load and not _lists(engine, await probe.get(engine.names_path, seconds), model):
                 return Proven(Proof.FAILED, "that it is not loaded")
@@ -69,11 +68,6 @@ class EngineVitals:
     def cpu_seconds(self, pids: Iterable[int]) -> float:
         """See ports.Vitals."""
         return sum(map(_cpu_seconds, pids))
-
-    def _probe(self, model: Model) -> Probe:
-        from spark_modeld.backends.probe import Probe  # noqa: PLC0415 - aiohttp, which the start does not wait for
-
-        return Probe(model.url, key_of(model, self._read_key)[0])
 
 
 def _cpu_seconds(pid: int) -> float:
