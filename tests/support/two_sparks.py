@@ -69,17 +69,35 @@ class TwoSparks:
 
     def ask(self, model: str, *, stream: bool = False) -> Answer:
         """One chat through the proxy."""
-        body = {"model": model, "messages": QUESTION, "max_tokens": 20, "temperature": 0, "stream": stream}
+        with self.asked(model, stream=stream) as response:
+            _, _, spark = response.headers.get("x-litellm-model-id", "").partition("@")
+            return Answer(response.status, spark, response.read())
+
+    @contextlib.contextmanager
+    def asked(self, model: str, **more: object) -> Iterator[http.client.HTTPResponse]:
+        """The same, with its body still to be read; ``more`` is what else the request has in it."""
+        body = {"model": model, "messages": QUESTION, "max_tokens": 20, "temperature": 0, **more}
         headers = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
         with network_of(self.front):
             connection = http.client.HTTPConnection("127.0.0.1", PROXY_PORT, timeout=ANSWER_SECONDS)
             try:
                 connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
-                response = connection.getresponse()
-                _, _, spark = response.headers.get("x-litellm-model-id", "").partition("@")
-                return Answer(response.status, spark, response.read())
+                yield connection.getresponse()
             finally:
                 connection.close()
+
+    def refit(self, spark: str, *, serving: str | None, gpt: str) -> None:
+        """Gives a Spark another entry for GPT, once its slot is empty, and then this model."""
+        host = self.sparks[spark]
+        self._switch(spark, None)
+        host.model(GPT, gpt)
+        code, said = host.api("POST", "/api/reload")
+        assert code == 200, said
+        self._switch(spark, serving)
+
+    def _switch(self, spark: str, model: str | None) -> None:
+        code, said = self.sparks[spark].api("POST", "/api/switch?wait=true", {"model": model})
+        assert code == 200, said
 
     def slot(self, spark: str) -> str | None:
         """The model in the slot of a Spark."""
