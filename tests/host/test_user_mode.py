@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import tomllib
 from collections.abc import Iterator
@@ -121,6 +122,19 @@ def test_what_escapes_is_ended_before_the_next_one_starts(user: User) -> None:
     assert "llama-server (PID " in said
     assert "outlived spark-model@runaway.service: SIGTERM" in said
     assert not user.systemctl("list-units", "--no-legend", "--plain", "--type=scope", "run-*")
+
+
+def test_daemon_and_engine_are_read_in_one_story(user: User) -> None:
+    user.switch("beta")
+    user.switch("alpha")
+    told = user.run("spark-modelctl", "--user", "logs", "alpha").stdout
+    assert "processing task" in told
+    newest = json.loads(user.run("spark-modelctl", "--user", "history", "--json").stdout)["switches"][0]
+    shown = user.run("spark-modelctl", "--user", "history", newest["id"]).stdout
+    command = shown.splitlines()[-1].removeprefix("the whole story: ").split()
+    whole = user.run(*command, "--output=cat").stdout
+    assert "stopping spark-model@beta.service" in whole
+    assert "processing task" in whole
 
 
 def test_the_socket_is_the_users_own(user: User) -> None:

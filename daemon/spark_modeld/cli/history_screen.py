@@ -64,8 +64,8 @@ def history(shown: Shown) -> list[str]:
     return told_of
 
 
-def one(switch: Shown) -> list[str]:
-    """One switch in full."""
+def one(switch: Shown, *, user: bool) -> list[str]:
+    """One switch in full; ``user``: of the per-user daemon."""
     asked = switch["actor"] or switch["requested_by"]
     lines = [
         f"{paint(switch['id'], 'bold')}  {_way(switch)}  {phase(switch['outcome'] or switch['phase'])}",
@@ -81,10 +81,10 @@ def one(switch: Shown) -> list[str]:
     if switch["rollback"] is not None:
         lines.append(f"went back to {switch['rollback']['model']}: {switch['rollback']['phase']}")
     lines += [] if switch["error"] is None else told(switch["error"])
-    return [*lines, f"the whole story: {_story(switch)}"]
+    return [*lines, f"the whole story: {_story(switch, user=user)}"]
 
 
-def _story(switch: Shown) -> str:
+def _story(switch: Shown, *, user: bool) -> str:
     """The command that shows what daemon, systemd and engine said meanwhile."""
     from datetime import datetime
 
@@ -93,6 +93,8 @@ def _story(switch: Shown) -> str:
     end = switch["finished_at"]
     until = f" --until=@{datetime.fromisoformat(end).timestamp() + 2:.0f}" if end else ""
     of_model = f" + MODEL={switch['model']}" if switch["model"] else ""
+    if of_model and user:  # what an engine says has the field MODEL only where the system's own systemd runs it
+        of_model += f" + _SYSTEMD_USER_UNIT=spark-model@{switch['model']}.service"
     return f"journalctl --since=@{began:.0f}{until} SWITCH_ID={switch['id']}{of_model}"
 
 

@@ -47,7 +47,7 @@ def history(ctl: Ctl, switch_id: str | None, lines: int) -> None:
     """The last switches, newest first, with the time each phase took; or all of the one with this ID."""
     if switch_id is not None:
         shown = ctl.client.call("GET", f"/api/switches/{quote(switch_id, safe='')}")
-        ctl.say(shown, *([] if ctl.json else history_screen.one(shown)))
+        ctl.say(shown, *([] if ctl.json else history_screen.one(shown, user=ctl.user)))
         return
     shown = ctl.client.call("GET", f"/api/switches?limit={lines}")
     ctl.say(shown, *([] if ctl.json else history_screen.history(shown)))
