@@ -452,14 +452,16 @@ async def test_who_may_not_switch_does_not_keep_a_start_going(outside: Outside) 
     assert (await refused(unable)).code is Code.BUSY
 
 
-async def test_a_full_queue_sends_the_next_away(build: Callable[..., Outside]) -> None:
-    outside = build(catalog=make_catalog(max_waiting=2), record=Record(desired="alpha"))
+@pytest.mark.parametrize(("most", "told"), [(1, "1 request waits for models already"), (2, "2 requests wait for")])
+async def test_a_full_queue_sends_the_next_away(build: Callable[..., Outside], most: int, told: str) -> None:
+    outside = build(catalog=make_catalog(max_waiting=most), record=Record(desired="alpha"))
     await outside.up()
-    tasks = [demand(outside, "beta"), demand(outside, "side")]
     outside.prober.hold("side")
+    tasks = [demand(outside, name) for name in ("beta", "side")[:most]]
     await outside.rest()
     problem = await refused(demand(outside, "beta"))
     assert (problem.code, problem.status) == (Code.TOO_MANY_WAITING, 429)
+    assert problem.detail.startswith(told)
     assert problem.extra["retry_after"] > 0
     outside.engine.release(await granted(demand(outside, "alpha")))
     await hang_up(*tasks)

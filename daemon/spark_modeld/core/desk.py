@@ -119,7 +119,8 @@ class Desk:
             raise SparkError(self._busy(model, now))
         most = self.house.catalog.settings.gateway.max_waiting
         if len(self.demands) >= most:
-            detail = f"{len(self.demands)} requests wait for models already; try again when some of them are through."
+            waits = "1 request waits" if most == 1 else f"{most} requests wait"
+            detail = f"{waits} for models already, as many as may; try again a little later."
             raise refuse(Code.TOO_MANY_WAITING, detail, retry_after=_CROWDED_SECONDS)
         self.demands.add(Demand(ask, model, now, able, actor))
         self.turns.stay(model, now)
