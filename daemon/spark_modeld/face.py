@@ -14,7 +14,7 @@ from spark_modeld.core.errors import Problem
 from spark_modeld.core.finding import Finding
 from spark_modeld.core.guard import GuardState
 from spark_modeld.core.model import Footprint, Model
-from spark_modeld.core.outlook import Outlook
+from spark_modeld.core.outlook import Estimate, Outlook
 from spark_modeld.core.progress import Progress
 from spark_modeld.core.reading import Reading
 from spark_modeld.core.report import Report
@@ -27,7 +27,8 @@ class ModelState(Struct, frozen=True, kw_only=True):
     """One model as it is now. ``fits`` is None while there is no reading; ``fit_reason`` says why not.
 
     ``error`` is why it is being stopped or is down, ``fell`` why it went down last, also while it is up again.
-    ``findings`` are the warnings and errors of the last look at it. ``progress`` is how far its engine says it is.
+    ``findings`` are the warnings and errors of the last look at it. ``progress`` is how far its engine says it is,
+    ``loads`` how long its loads took beside the slot.
     """
 
     model: Model
@@ -43,6 +44,7 @@ class ModelState(Struct, frozen=True, kw_only=True):
     fell: Problem | None = None
     findings: tuple[Finding, ...] = ()
     progress: Progress | None = None
+    loads: Estimate | None = None
 
 
 class Waiting(Struct, frozen=True, kw_only=True):

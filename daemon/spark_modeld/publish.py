@@ -89,6 +89,7 @@ def _model_state(slot: Slot, model: str, progress: Progress | None, fits: Fits |
         fell=house.falls.fallen.get(model),
         findings=notable(house.findings(model)),
         progress=progress,
+        loads=house.loads.estimate(model),
     )
 
 

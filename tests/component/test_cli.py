@@ -430,6 +430,9 @@ async def test_start_shows_how_far_the_engine_is_and_how_long_it_takes(control: 
 
 
 async def test_start_on_a_terminal_draws_one_line(control: Control, ctl: Ctl) -> None:
+    models = dict(control.face.snapshot.models)
+    models["embed"] = replace(models["embed"], loads=Estimate(2, {SwitchPhase.WARMING: 3600.0}))
+    control.face.snapshot = replace(control.face.snapshot, models=models)
     main, other = pty.openpty()
     process = await ctl.start("start", "embed", stdout=other, TERM="xterm", COLUMNS="150")
     os.close(other)
@@ -441,7 +444,7 @@ async def test_start_on_a_terminal_draws_one_line(control: Control, ctl: Ctl) ->
     os.close(main)
     assert (await finished(process)).code == 0
     assert "embed, " in seen.decode()
-    assert "in all, loading weights [█████░░░░░] 50 %" in seen.decode()
+    assert "in all, loading weights [█████░░░░░] 50 %, about 1 h left, about 1 h, as the last 2 times" in seen.decode()
 
 
 async def test_a_start_that_fails_is_told_with_the_units_last_words(control: Control, ctl: Ctl) -> None:

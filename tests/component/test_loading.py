@@ -122,3 +122,20 @@ async def test_the_second_time_it_is_known_how_long_it_takes(outside: Outside) -
     outlook = outside.engine.snapshot.outlook
     assert outlook is not None
     assert outlook.left == 0.0
+
+
+async def test_of_a_side_model_too(outside: Outside) -> None:
+    """It has no switch: how long it took is remembered while the daemon runs."""
+    for seconds in (3.0, 9.0):
+        ready = outside.prober.hold("side")
+        await outside.engine.start("side", actor=None)
+        await outside.until(lambda: outside.engine.snapshot.models["side"].phase is Phase.WARMING)
+        await outside.advance(seconds)
+        ready.set()
+        await outside.until(lambda: outside.engine.snapshot.models["side"].phase is Phase.SERVING)
+        del outside.prober.held["side"]
+        await outside.engine.stop("side", actor=None)
+        await outside.until(lambda: outside.engine.snapshot.models["side"].phase is Phase.STOPPED)
+    loads = outside.engine.snapshot.models["side"].loads
+    assert loads is not None
+    assert (loads.times, round(loads.load_seconds)) == (2, 3)

@@ -11,6 +11,7 @@ from spark_modeld.cli.progress import Progress
 
 _DOWN = frozenset({"stopped", "failed", "stuck"})
 _ENDED = _DOWN | {"serving"}
+_LOADING = frozenset({"starting", "warming"})
 _WORDS_SECONDS = 3.0
 """How long a model that is down is waited for to be told with its unit's last words: they come a little later."""
 
@@ -48,11 +49,14 @@ def until_it_serves(client: Client, stream: Stream, shown: dict[str, Any], progr
 
 def _as_switch(model: dict[str, Any]) -> dict[str, Any]:
     """What is shown of a switch, of a model that comes up on its own."""
+    load, loads = model.get("load"), model["state"] in _LOADING
     return {
         "phase": model["state"],
         "step": model.get("step"),
         "progress": model.get("progress"),
-        "estimate": model.get("load"),
+        "estimate": load,
+        # Since its unit's start, which is when it was shown so first: from there on it is counted down.
+        "eta_s": load["seconds"] if load is not None and loads else None,
         "way": model["id"],
     }
 

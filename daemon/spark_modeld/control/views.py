@@ -93,7 +93,7 @@ def _estimate(estimate: Estimate, seconds: float) -> wire.Estimate:
 def model(state: ModelState, switches: Sequence[Switch]) -> wire.Model:
     """One model of the catalog, as it is now. ``switches`` are those known, newest first."""
     entry = state.model
-    load = estimate_of(switches[::-1], entry.id, None)
+    load = estimate_of(switches[::-1], entry.id, None) or state.loads
     return wire.Model(
         id=entry.id,
         aliases=list(entry.aliases),

@@ -23,6 +23,7 @@ from spark_modeld.core.footprint import estimate, flags_of
 from spark_modeld.core.instant import Instant
 from spark_modeld.core.life import Life, Limits
 from spark_modeld.core.life_event import LifeEvent
+from spark_modeld.core.loads import Loads
 from spark_modeld.core.model import Basis, Footprint, Launch, Model, Role
 from spark_modeld.core.peaks import with_margin
 from spark_modeld.core.reading import Reading
@@ -58,6 +59,7 @@ class House:
         self.refusals: dict[str, Problem] = {}
         self.effects: Effects = []
         self.falls = Falls()
+        self.loads = Loads()
         self._attempts: dict[str, Attempts] = {}
         self.driver = Driver(self._attempts)
         self._tokens = 0
@@ -285,6 +287,7 @@ class House:
             after = self.falls.explained(model, before, after, self.accounts.curves.get(model))
             self.accounts.moved(model, before, after, now, self._about(model, event))
             self.falls.moved(model, before, after, now)
+            self.loads.moved(model, after.phase, now)
             if after.phase is Phase.STARTING:
                 self.tries(model).blind = not self.driver.there
         self.lives[model] = after
@@ -412,6 +415,7 @@ class House:
                     self.released_at.pop(model, None)
                     self.flowed_at.pop(model, None)
                     self.falls.forget(model)
+                    self.loads.forget(model)
             elif new is not old and (at_rest or (new.seat == old.seat and new.role is old.role)):
                 self.models[model] = new
                 if new.seat != old.seat:

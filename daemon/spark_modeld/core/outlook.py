@@ -68,7 +68,7 @@ def estimate(history: Sequence[Switch], model: str | None, leaving: str | None) 
         return None
     stops = [s.timings for s in reversed(history) if s.from_model == leaving and SwitchPhase.STOPPING in s.timings]
     phases: dict[SwitchPhase, float] = {
-        phase: _middle(each.get(phase, 0.0) for each in (stops[:LOOKED_BACK] if phase in _LEAVING else loads))
+        phase: middle(each.get(phase, 0.0) for each in (stops[:LOOKED_BACK] if phase in _LEAVING else loads))
         for phase in _PHASES
     }
     return Estimate(len(loads), phases)
@@ -86,6 +86,7 @@ def outlook(switch: Switch, expected: Estimate | None, progress: Progress | None
     return Outlook(progress, expected, now.wall + left, left)
 
 
-def _middle(seconds: Iterable[float]) -> float:
+def middle(seconds: Iterable[float]) -> float:
+    """The middle one, of an even number the shorter of the two; 0 for none."""
     found = sorted(seconds)
     return found[(len(found) - 1) // 2] if found else 0.0
