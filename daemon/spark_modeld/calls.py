@@ -45,13 +45,14 @@ class Calls(Doing):
 
         return await self._ask(request)
 
-    async def cancel(self, switch_id: str) -> Switch:
+    async def cancel(self, switch_id: str, *, actor: str | None) -> Switch:
         """See ``Face``."""
 
         def cancel() -> tuple[Switch, fx.Effects]:
             current = self._slot.switch
             if current is None or current.id != switch_id:
                 return self.find_switch(switch_id), []
+            log.info(f"cancel of switch {switch_id} requested", switch_id=switch_id, actor=actor or "")
             effects = self._slot.cancel(self._now())
             ended = next((e.switch for e in effects if isinstance(e, fx.Ended)), None)
             return ended or self._slot.switch or current, effects
@@ -78,6 +79,7 @@ class Calls(Doing):
 
     async def start(self, name: str, *, actor: str | None) -> None:
         """See ``Face``."""
+        log.info(f"start of {name} requested", model=name, actor=actor or "")
         await self.start_beside(name, requested_by=Requester.CONTROL, actor=actor, foreign=False)
 
     async def gate(self, model_id: str) -> None:

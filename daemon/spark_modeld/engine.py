@@ -189,4 +189,5 @@ class Engine(Calls):
             model=after.model or "",
             switch_id=after.id,
             requested_by=str(after.requested_by),
+            actor=after.actor or "",
         )

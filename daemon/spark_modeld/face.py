@@ -128,7 +128,7 @@ class Face(Protocol):
     def switches(self) -> tuple[Switch, ...]:
         """Those that ended, newest first, after the one under way."""
 
-    async def cancel(self, switch_id: str) -> Switch:
+    async def cancel(self, switch_id: str, *, actor: str | None) -> Switch:
         """Cancels the switch under way; one that has ended is returned as it is. SparkError ``not-found``."""
 
     async def start(self, name: str, *, actor: str | None) -> None:

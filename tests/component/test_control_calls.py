@@ -224,6 +224,7 @@ async def test_history_and_one_and_cancel(control: Control) -> None:
     assert (await control.call("GET", "/api/switches/s1")).json["model"] == "llama-70b"
     cancelled = await control.call("DELETE", "/api/switches/s2")
     assert (cancelled.status, cancelled.json["outcome"]) == (200, "cancelled")
+    assert control.face.asked[-1] == Asked("cancel", "s2", ACTOR)
 
 
 async def test_models(control: Control) -> None:

@@ -488,7 +488,7 @@ async def test_a_cancel_by_hand_is_told_and_not_undone_at_once(outside: Outside)
     task = demand(outside, "beta")
     await outside.until(lambda: phase(outside, "beta") is Phase.WARMING)
     assert outside.engine.snapshot.switch is not None
-    await outside.engine.cancel(outside.engine.snapshot.switch.id)
+    await outside.engine.cancel(outside.engine.snapshot.switch.id, actor=None)
     assert (await refused(task)).code is Code.CANCELLED
     await outside.until(lambda: phase(outside, "alpha") is Phase.SERVING)
     assert (await refused(demand(outside, "beta"))).code is Code.CANCELLED

@@ -25,6 +25,7 @@ from support.fakes import GIB, MODELS, Hang, Order, Outside, make_catalog, make_
 
 pytestmark = pytest.mark.component
 
+ACTOR = "uid 0"
 NO_GAUGE = Problem(Code.INTERNAL, "The gauge cannot be read.")
 
 
@@ -45,7 +46,7 @@ async def outside(build: Callable[..., Outside]) -> Outside:
 
 async def ask(face: Face, model: str | None, *, force: bool = False) -> Switch:
     async with asyncio.timeout(20):
-        return await face.switch(model, requested_by=Requester.CONTROL, actor="uid 0", force=force)
+        return await face.switch(model, requested_by=Requester.CONTROL, actor=ACTOR, force=force)
 
 
 async def switched(face: Face, model: str | None) -> Switch:
@@ -560,13 +561,15 @@ async def test_a_cancel_goes_back_to_what_was_there(outside: Outside) -> None:
     switch = await ask(outside.engine, "beta")
     waiter = asyncio.create_task(outside.engine.wait(switch.id, None))
     await outside.until(lambda: phase(outside, "beta") is Phase.WARMING)
-    assert (await outside.engine.cancel(switch.id)).id == switch.id
-    assert (await waiter).outcome is Outcome.CANCELLED
+    with structlog.testing.capture_logs() as logged:
+        assert (await outside.engine.cancel(switch.id, actor="token ops")).id == switch.id
+        assert (await waiter).outcome is Outcome.CANCELLED
+    assert {"switch_id": switch.id, "actor": "token ops"}.items() <= logged[0].items()
     assert outside.systemd.running() == {unit("alpha")}
     assert outside.prober.climbing == set()
-    assert (await outside.engine.cancel(switch.id)).outcome is Outcome.CANCELLED
+    assert (await outside.engine.cancel(switch.id, actor=ACTOR)).outcome is Outcome.CANCELLED
     with pytest.raises(SparkError) as refusal:
-        await outside.engine.cancel("sw-99")
+        await outside.engine.cancel("sw-99", actor=ACTOR)
     assert refusal.value.problem.code is Code.NOT_FOUND
 
 
@@ -576,7 +579,7 @@ async def test_a_cancel_before_the_first_stop_stops_nothing(outside: Outside) ->
     outside.seen.clear()
     switch = await ask(outside.engine, "beta")
     await outside.until(lambda: phase(outside, "alpha") is Phase.DRAINING)
-    assert (await outside.engine.cancel(switch.id)).outcome is Outcome.CANCELLED
+    assert (await outside.engine.cancel(switch.id, actor=ACTOR)).outcome is Outcome.CANCELLED
     await outside.rest()
     assert phase(outside, "alpha") is Phase.SERVING
     assert outside.calls("start", "stop") == []

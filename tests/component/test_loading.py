@@ -88,7 +88,7 @@ async def test_a_load_that_ends_badly_leaves_no_progress_to_the_next(outside: Ou
     await outside.advance(1.0)
     say(outside, "alpha", HALF)
     await outside.rest()
-    await outside.engine.cancel(asked.id)
+    await outside.engine.cancel(asked.id, actor=None)
     await outside.until(lambda: outside.engine.snapshot.models["alpha"].phase is Phase.STOPPED)
     assert progress(outside, "alpha") is None
     await outside.advance(1.0)

@@ -209,8 +209,8 @@ class FakeFace:
     def switches(self) -> tuple[Switch, ...]:
         return tuple(reversed(self._switches.values()))
 
-    async def cancel(self, switch_id: str) -> Switch:
-        self._ask(Asked("cancel", switch_id))
+    async def cancel(self, switch_id: str, *, actor: str | None) -> Switch:
+        self._ask(Asked("cancel", switch_id, actor))
         if self.find_switch(switch_id).outcome is None:
             self.finish(switch_id, Outcome.CANCELLED)
         return self._switches[switch_id]

@@ -51,7 +51,7 @@ async def find(call: Call) -> web.StreamResponse:
 
 async def cancel(call: Call) -> web.StreamResponse:
     """Cancels; 202 while the way back is still being walked."""
-    cancelled = await call.face.cancel(_id(call))
+    cancelled = await call.face.cancel(_id(call), actor=call.caller.actor)
     return answer(_shown(cancelled, call), status=200 if cancelled.outcome is not None else 202)
 
 

@@ -58,11 +58,6 @@ def own_account() -> Account:
     return Account(_name_of(uid), uid, frozenset({os.getegid(), *os.getgroups()}))
 
 
-def user_of(uid: int) -> str:
-    """A uid for people: its user's name, else ``uid N``."""
-    return _name_of(uid)
-
-
 def walk(who: Account, path: str | Path, want: int) -> Walk:
     """From / down to ``path``: every folder has to let ``who`` through, and the end has to allow ``want``.
 
