@@ -1,4 +1,4 @@
-"""Renders a model's configuration into the scripts that run it, and runs them.
+"""Renders a model's configuration into the scripts that run it.
 
 ``launch.py ID CONFIGURATION_DIRECTORY REPORT_DIRECTORY system|user SIGNATURE``
 
@@ -188,8 +188,8 @@ def container_scripts(
     return {"start": branding(account, reports) + start, "clean": clean}, folders, newest
 
 
-def render(model_id: str, config: str, reports: str, *, user_mode: bool, signature: str) -> str:
-    """Writes the scripts and returns the path of the first. Refused, OSError."""
+def render(model_id: str, config: str, reports: str, *, user_mode: bool, signature: str) -> None:
+    """Writes the scripts. Refused, OSError."""
     content, newest = read_owned(config, ("models.d", f"{model_id}.toml"), os.getuid() if user_mode else 0)
     try:
         model = tomllib.loads(content.decode())
@@ -200,7 +200,6 @@ def render(model_id: str, config: str, reports: str, *, user_mode: bool, signatu
     if user_mode and model.get("user", DEFAULT_USER) not in (DEFAULT_USER, pwd.getpwuid(os.getuid()).pw_name):
         raise Refused("user = is somebody else, and a per-user daemon runs models as its own user only")
     directory = os.path.join(reports, model_id)
-    start, mark = (os.path.join(directory, name) for name in ("start", "start.sig"))
     folders: list[str] = []
     if way == "launch":
         files = {"command": command_script(*command_of(model)), "start": start_script(account, directory)}
@@ -209,7 +208,7 @@ def render(model_id: str, config: str, reports: str, *, user_mode: bool, signatu
         newest = max(newest, newer)
     for folder in (reports, directory):
         report_folder(folder)
-    for stale in ("start.sig", "clean"):
+    for stale in {"start.sig", "clean"} - files.keys():  # with a container, there is a way to end it at any moment
         if os.path.lexists(os.path.join(directory, stale)):
             os.unlink(os.path.join(directory, stale))
     for folder in folders:
@@ -217,8 +216,7 @@ def render(model_id: str, config: str, reports: str, *, user_mode: bool, signatu
     for name, script in files.items():
         write(os.path.join(directory, name), script)
     if signature and time.time() - newest > RACY:
-        write(mark, f"{signature}\n")
-    return start
+        write(os.path.join(directory, "start.sig"), f"{signature}\n")
 
 
 def report_folder(path: str) -> None:
@@ -247,18 +245,17 @@ def fail(status: int, message: str) -> NoReturn:
     sys.exit(status)
 
 
-def main(arguments: list[str]) -> NoReturn:
-    """Renders and runs; returns only by exiting."""
+def main(arguments: list[str]) -> None:
+    """Renders, or exits with what is wrong."""
     model_id, config, reports, mode, signature = arguments
     if not MODEL_ID.fullmatch(model_id) or mode not in ("system", "user"):
         fail(64, f"{model_id!r} is not a model id, or {mode!r} not a mode")
     try:
-        start = render(model_id, config, reports, user_mode=mode == "user", signature=signature)
+        render(model_id, config, reports, user_mode=mode == "user", signature=signature)
     except Refused as refusal:
         fail(78, f"{model_id}: {refusal}")
     except OSError as error:
         fail(73, f"{model_id}: {error}")
-    os.execv("/bin/sh", ["/bin/sh", start])
 
 
 if __name__ == "__main__":

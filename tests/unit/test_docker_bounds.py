@@ -75,7 +75,8 @@ class Cli:
         """The start script of a model with this entry."""
         self.config.write(f'user = "{USER.pw_name}"\n{entry}', settled=False)
         folders = str(self.config.folder), str(self.config.reports)
-        return Path(launch.render("alpha", *folders, user_mode=False, signature=""))
+        launch.render("alpha", *folders, user_mode=False, signature="")
+        return Path(folders[1]) / "alpha" / "start"
 
     def run(self, script: Path, *, umask: int = 0o022) -> subprocess.Popen[str]:
         """The supervisor."""

@@ -6,6 +6,7 @@ tests run it against the real one.
 
 from __future__ import annotations
 
+import errno
 import grp
 import os
 import pwd
@@ -19,7 +20,7 @@ import pytest
 
 from spark_modeld.config.fields import _OPTION
 from spark_modeld.config.kinds import Wrong
-from support.launcher import Config, launch, load
+from support.launcher import LIBEXEC, Config, launch, load
 
 pytestmark = pytest.mark.unit
 
@@ -281,9 +282,14 @@ class Docker:
         self.cli.chmod(0o755)
 
     def start(self) -> subprocess.Popen[str]:
-        script = launch.render("alpha", str(self.config.folder), str(self.config.reports), user_mode=True, signature="")
+        launch.render("alpha", str(self.config.folder), str(self.config.reports), user_mode=True, signature="")
+        script = self.config.reports / "alpha" / "start"
         return subprocess.Popen(
-            ["/bin/sh", script], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+            ["/bin/sh", str(script)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
         )
 
     def clean(self) -> subprocess.CompletedProcess[str]:
@@ -426,6 +432,34 @@ def test_an_absent_image_is_named_with_the_way_to_get_it(docker: Docker) -> None
     status, said = end(docker.start())
     assert status == 125
     assert "docker pull engine:1" in said
+
+
+def opened_for_writing(fifo: Path) -> int:
+    """As soon as somebody reads it."""
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+
+
+@pytest.mark.parametrize(("rendered", "status"), [("clean", 1), ("command", 143)])
+def test_a_stop_before_anything_is_begun_has_a_container_cleaned_up(config: Config, rendered: str, status: int) -> None:
+    """systemd takes an end by SIGTERM for a clean one, and would leave a container that runs already as it is."""
+    config.write('[launch]\ncommand = ["true"]\n', settled=False)
+    config.signature.parent.mkdir(parents=True)
+    config.signature.with_name(rendered).touch()
+    os.mkfifo(config.signature)  # it waits there for a writer
+    command = [LIBEXEC / "spark-model-run", "alpha", config.folder, config.reports, "user"]
+    launcher = subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    writer = opened_for_writing(config.signature)
+    launcher.send_signal(signal.SIGTERM)
+    os.close(writer)
+    assert end(launcher)[0] == status
 
 
 def test_a_stop_before_there_is_a_container_leaves_none(docker: Docker) -> None:
