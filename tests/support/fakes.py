@@ -70,7 +70,7 @@ MODELS = {
 def make_catalog(*models: Model, max_waiting: int = 256, **slot: object) -> Catalog:
     chosen = {m.id: m for m in models} if models else MODELS
     gateway = GatewaySettings(max_waiting=max_waiting)
-    return Catalog(Settings(slot=replace(SlotSettings(), **slot), gateway=gateway), chosen)  # type: ignore[arg-type]
+    return Catalog(Settings(slot=replace(SlotSettings(), **slot), gateway=gateway), chosen)
 
 
 class FakeClock:

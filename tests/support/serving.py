@@ -45,7 +45,7 @@ Json = dict[str, Any]
 T = TypeVar("T")
 
 
-def await_that(check: Callable[[], T], what: str, *, seconds: float = PATIENCE) -> T:
+def await_that(check: Callable[[], T | None], what: str, *, seconds: float = PATIENCE) -> T:
     """The first true answer of ``check``; AssertionError when there was none in time."""
     return until(what, check, seconds=seconds)
 
@@ -85,7 +85,7 @@ class Serving:
         """A switch that is not waited for."""
         status, switch = self.host.api("POST", "/api/switch", {"model": model})
         assert status == 202, switch
-        return switch
+        return dict(switch)
 
     def cancel(self, switch: Json) -> None:
         """Cancels the switch."""
@@ -99,7 +99,7 @@ class Serving:
             found: Json = self.host.api("GET", f"/api/switches/{switch['id']}")[1]
             return found if found["outcome"] is not None and self.status()["switch"] is None else None
 
-        return await_that(look, f"the end of {switch['id']}")  # type: ignore[return-value]
+        return await_that(look, f"the end of {switch['id']}")
 
     def history(self) -> list[Json]:
         """Newest first."""

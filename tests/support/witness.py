@@ -32,7 +32,7 @@ def unit(model: str) -> str:
     return f"spark-model@{model}.service"
 
 
-def until(what: str, look: Callable[[], T], *, seconds: float = DEADLINE_SECONDS) -> T:
+def until(what: str, look: Callable[[], T | None], *, seconds: float = DEADLINE_SECONDS) -> T:
     """What ``look`` returns once it is true: for states that announce themselves to nobody. AssertionError."""
     deadline = time.monotonic() + seconds
     while True:
