@@ -112,5 +112,5 @@ def test_the_command_imports_little() -> None:
         [sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True, timeout=60
     )
     imported = set(done.stdout.split())
-    assert imported.isdisjoint({"aiohttp", "asyncio", "msgspec", "structlog", "spark_modeld.core.model"})
+    assert imported.isdisjoint({"aiohttp", "asyncio", "msgspec", "structlog", "subprocess", "spark_modeld.core.model"})
     assert len(imported) < 200

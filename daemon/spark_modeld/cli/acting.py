@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from typing import Any
 from urllib.parse import quote
@@ -128,6 +127,8 @@ def reload(ctl: Ctl) -> None:
 @pass_ctl
 def shutdown(ctl: Ctl) -> None:
     """Stop the daemon and its sockets. Models keep serving."""
+    import subprocess
+
     command = ["systemctl", *(["--user"] if ctl.user else []), "stop", *_UNITS]
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=ctl.json, text=True, check=False)

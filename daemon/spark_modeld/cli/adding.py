@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import click
@@ -21,13 +21,12 @@ _LONGEST_CHECK_SECONDS = 60.0
 Shown = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Proposal:
+class Proposal(NamedTuple):
     """A model's file that is not there yet, and what is to be said of it before it is."""
 
     id: str
     toml: str
-    findings: list[Shown] = field(default_factory=list)
+    findings: Sequence[Shown] = ()
 
     @property
     def ok(self) -> bool:

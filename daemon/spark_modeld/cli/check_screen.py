@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from typing import Any
 
 from spark_modeld.cli.text import clean, counted, fit, paint, size, width
@@ -36,7 +37,7 @@ def clean_lines(text: str) -> list[str]:
     return [clean(line) for line in text.rstrip("\n").split("\n")]
 
 
-def findings(found: list[dict[str, Any]], *levels: str) -> list[str]:
+def findings(found: Sequence[dict[str, Any]], *levels: str) -> list[str]:
     """Findings of these levels, each with what to do about it."""
     return [line for finding in found if finding["level"] in levels for line in _finding(finding)]
 

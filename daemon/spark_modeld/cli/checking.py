@@ -13,7 +13,6 @@ import click
 
 from spark_modeld.cli import check_screen
 from spark_modeld.cli.completion import complete_model_or_path
-from spark_modeld.cli.docker_look import with_docker
 from spark_modeld.cli.failures import FAILED, Failure, local
 from spark_modeld.cli.options import Ctl, common, pass_ctl
 
@@ -31,6 +30,8 @@ def check(ctl: Ctl, target: str) -> None:
     For the PATH of a checkpoint folder or .gguf in no catalog, also print the model file that would add it; this
     needs no daemon. Exit status 1 where an error was found.
     """
+    from spark_modeld.cli.docker_look import with_docker
+
     models, away = _models(ctl)
     model = _named(target, models) or _at(target, models)
     if model is not None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import click
@@ -82,6 +80,8 @@ def install_units(ctl: Ctl, remove: bool) -> None:
 
 
 def _write(path: Path, text: str) -> None:
+    import tempfile
+
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(
         "w", dir=path.parent, prefix=f".{path.name}.", encoding="utf-8", delete=False
@@ -92,6 +92,8 @@ def _write(path: Path, text: str) -> None:
 
 
 def _reload() -> None:
+    import subprocess
+
     # One's own systemd keeps no devices from anybody, so that this reload costs no container its GPU.
     done = subprocess.run(["systemctl", "--user", "daemon-reload"], check=False, capture_output=True, text=True)
     if done.returncode:
