@@ -25,7 +25,13 @@ def spans(raw: bytes) -> JsonSpans:
     return found
 
 
-READERS = [JsonFields, spans]
+def small(raw: bytes) -> Body:
+    """As the gateway reads what is not large."""
+    fields = JsonFields(raw)
+    return fields if fields.placed else spans(raw)
+
+
+READERS = [small, spans]
 
 
 def named(body: Body, name: str = "new") -> bytes:
@@ -103,14 +109,34 @@ def test_nothing_takes_long_at_once() -> None:
     assert steps >= 20
 
 
-def test_of_two_names_the_engine_sees_one() -> None:
-    raw = b'{"model":"a","model":"b","x":1}'
-    assert JsonFields(raw).model == "b"
-    assert named(JsonFields(raw)).count(b"model") == 1
-    with pytest.raises(Refused):
-        spans(raw)
-    with pytest.raises(Refused):
-        spans(b'{"model":"a","mod\\u0065l":"b"}')
+def test_two_names_are_refused() -> None:
+    for raw in (b'{"model":"a","model":"b","x":1}', b'{"model":"a","mod\\u0065l":"b"}'):
+        for read in READERS:
+            with pytest.raises(Refused):
+                read(raw)
+
+
+@pytest.mark.parametrize("read", READERS)
+def test_every_byte_beside_the_name_stays(read: Any) -> None:
+    body = b'\r\n{ "a" : 1.10,"a":2 ,"x":{"y":"\\"model\\":1","\xc3\xa9":"\\u00e9"}%b\t,\n"z":[ ] }\n'
+    wanted = named(read(body % b',"model"  : "old"'))
+    assert wanted == body % b',"model"  : "new"'
+    assert named(read(body % b"")) == (body % b"").replace(b"{", b'{"model":"new",', 1)
+    assert named(read(b" { } ")) == b' {"model":"new" } '
+
+
+@pytest.mark.parametrize(
+    ("raw", "wanted"),
+    [
+        (b'{"mod\\u0065l":"a","x":{"model":"a"}}', b'{"mod\\u0065l":"new","x":{"model":"a"}}'),
+        (b'{"x":{"model":"a"},"model":"a"}', b'{"x":{"model":"a"},"model":"new"}'),
+        (b'{"x":"model","model":"a"}', b'{"x":"model","model":"new"}'),
+        (b'{"x":"model"}', b'{"model":"new","x":"model"}'),
+        (b'{"x":{"model":"a"}}', b'{"model":"new","x":{"model":"a"}}'),
+    ],
+)
+def test_another_model_inside_stays(raw: bytes, wanted: bytes) -> None:
+    assert [named(read(raw)) for read in READERS] == [wanted, wanted]
 
 
 VALUE = st.recursive(
@@ -140,11 +166,12 @@ def test_both_readers_agree_and_change_nothing_else(
         large = spans(raw)
     finally:
         scan.STEP_BYTES = before
-    small = JsonFields(raw)
-    assert (small.model, small.stream) == (large.model, large.stream)
-    assert small.model == (name or None)
+    body = small(raw)
+    assert (body.model, body.stream) == (large.model, large.stream)
+    assert body.model == (name or None)
     after = named(large)
-    assert json.loads(after) == {**whole, "model": "new"} == json.loads(named(small))
+    assert json.loads(after) == {**whole, "model": "new"}
+    assert after == named(body)
     if name is not None:
         encoded = json.dumps(name, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
         assert len(after) == len(raw) - len(encoded) + len(b'"new"')

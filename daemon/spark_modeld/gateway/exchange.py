@@ -149,8 +149,8 @@ class Exchange:
         elif content_type.lower().startswith(b"multipart/form-data"):
             self._scan = Multipart(raw, content_type)
             self._go_on_scanning()
-        elif len(raw) <= _SMALL:
-            self._named(JsonFields(raw))
+        elif len(raw) <= _SMALL and (fields := JsonFields(raw)).placed:
+            self._named(fields)
         else:
             self._scan = JsonSpans(raw)
             self._go_on_scanning()

@@ -5,6 +5,7 @@ Everything else in a body stays as it is, byte for byte.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -12,6 +13,9 @@ import msgspec
 from msgspec import Struct
 
 from spark_modeld.gateway.refusals import Refused, refused
+
+_KEY = re.compile(rb'[ \t\r\n]*[{,][ \t\r\n]*"([^"\\]*)"[ \t\r\n]*:[ \t\r\n]*')
+_END = re.compile(rb"[ \t\r\n]*\}[ \t\r\n]*")
 
 Piece = bytes | bytearray | memoryview
 
@@ -44,26 +48,59 @@ class Opaque(Struct, frozen=True):
 
 
 class JsonFields:
-    """A JSON object that is small enough to be taken apart at once."""
+    """A JSON object that is small enough to be taken apart at once. ``raw`` must not change any more.
 
-    __slots__ = ("_fields", "model", "stream")
+    ``placed``: it is clear where its model's name is, as it almost always is; else it has to be read otherwise.
+    """
+
+    __slots__ = ("_empty", "_raw", "_span", "model", "placed", "stream")
 
     _decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
     def __init__(self, raw: bytes | bytearray) -> None:
         """``Refused`` if it is no JSON object, or its model no name."""
         try:
-            self._fields = self._decoder.decode(raw)
+            fields = self._decoder.decode(raw)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise not_json() from error
-        named = self._fields.get("model")
+        named = fields.get("model")
         self.model = None if named is None else name_in(bytes(named))
-        self.stream = bytes(self._fields.get("stream", b"")) == b"true"
+        self.stream = bytes(fields.get("stream", b"")) == b"true"
+        self._raw = raw
+        self._empty = not fields
+        self._span = _place(raw, fields)
+        self.placed = self._span is not None
 
     def naming(self, name: str) -> Sequence[Piece]:
-        """The same fields, with the values as they came; of a key that is there twice, the last counts."""
-        self._fields["model"] = msgspec.Raw(msgspec.json.encode(name))
-        return [msgspec.json.encode(self._fields)]
+        """The body with this model's name, and the same bytes around it."""
+        assert self._span is not None
+        start, end = self._span
+        encoded = msgspec.json.encode(name)
+        if start == end:
+            encoded = b'"model":' + encoded + (b"" if self._empty else b",")
+        view = memoryview(self._raw)
+        return [b"".join((view[:start], encoded, view[end:]))]
+
+
+def _place(raw: bytes | bytearray, fields: dict[str, msgspec.Raw]) -> tuple[int, int] | None:
+    """Where the model's value is, or would go; None where a key is there twice, or spelled with escapes."""
+    if "model" not in fields:
+        front = raw.index(b"{") + 1
+        return front, front
+    found, at = None, 0
+    for value in fields.values():
+        match = _KEY.match(raw, at)
+        if match is None:
+            return None
+        said = bytes(value)
+        at, end = match.end(), match.end() + len(said)
+        if raw[at:end] != said:
+            return None
+        if match[1] == b"model":
+            found = at, end
+        at = end
+    # What was walked along is all there is: no key was left out, so none is there twice.
+    return found if _END.fullmatch(raw, at) is not None else None
 
 
 def name_in(value: bytes | bytearray) -> str | None:
