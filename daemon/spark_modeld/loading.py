@@ -1,4 +1,4 @@
-"""What is to be expected of loads: what their engines say in the journal, and how long the same took before."""
+"""What is to be expected of loads: what engines say in the journal, what was read, how long the same took before."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from spark_modeld.core.errors import SparkError
 from spark_modeld.core.instant import Instant
 from spark_modeld.core.model import Model
 from spark_modeld.core.outlook import Estimate, Outlook, estimate, outlook
-from spark_modeld.core.progress import Progress, heard
+from spark_modeld.core.progress import Progress, estimated, heard
 from spark_modeld.core.slot import Slot
 from spark_modeld.core.switch import Switch
 
@@ -53,8 +53,9 @@ class Loading:
 
     @property
     def progress(self) -> Mapping[str, Progress]:
-        """Model -> how far it says it is, for those that load and say so."""
-        return MappingProxyType(dict(self._progress))
+        """Model -> how far it is, for those that load and of which something can be said."""
+        found = {model: self._estimated(model) for model in self._readers}
+        return MappingProxyType({model: progress for model, progress in found.items() if progress is not None})
 
     def follow(self) -> None:
         """Begins to read the logs of the models that have begun to load, and leaves those that load no more."""
@@ -78,7 +79,17 @@ class Loading:
             return None
         raised = switch.rollback.model if switch.rollback is not None else switch.model
         expected = self._estimate(switch, history)
-        return outlook(switch, expected, self._progress.get(raised or ""), now)
+        return outlook(switch, expected, self.progress.get(raised or ""), now)
+
+    def _estimated(self, model: str) -> Progress | None:
+        """What it says itself, or what the disks have given, where that was for nobody else."""
+        house, said = self._slot().house, self._progress.get(model)
+        appraisal, began = house.appraisals.get(model), house.accounts.paged_in.get(model)
+        checkpoint = appraisal.inspection.checkpoint if appraisal is not None else None
+        read = house.reading.paged_in if house.reading is not None else None
+        if checkpoint is None or read is None or began is None or len(self._readers) != 1:
+            return said
+        return estimated(said, read - began, checkpoint.weight_bytes or 0)
 
     def _estimate(self, switch: Switch, history: History) -> Estimate | None:
         # Snapshots are taken with every event, while the history stays what it is.

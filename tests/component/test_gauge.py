@@ -35,6 +35,7 @@ from spark_modeld.memory.attribution import Owners
 from spark_modeld.memory.gauge import NvmlGauge
 from spark_modeld.memory.nvml import RETRY_SECONDS
 from spark_modeld.memory.procfs import Identity, user_name
+from spark_modeld.memory.vmstat import read_paged_in
 
 pytestmark = pytest.mark.component
 
@@ -103,6 +104,7 @@ async def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     gauge = NvmlGauge(
         clock,
         meminfo_path=str(tmp_path / "meminfo"),
+        vmstat_path=str(tmp_path / "vmstat"),
         deadline=NEVER,
         patience=NEVER,
         unit_of=units.unit_of,
@@ -602,7 +604,7 @@ async def test_close_leaves_a_thread_that_hangs_and_it_ends_when_nvml_returns(be
 
 SCRIPT = """
 import asyncio, os, sys
-from spark_modeld.core.model import Instant
+from spark_modeld.core.instant import Instant
 from spark_modeld.memory.gauge import NvmlGauge
 
 class Clock:
@@ -621,7 +623,7 @@ asyncio.run(main())
 
 UPGRADE = """
 import asyncio
-from spark_modeld.core.model import Instant
+from spark_modeld.core.instant import Instant
 from spark_modeld.memory.gauge import NvmlGauge
 from spark_modeld.memory.nvml import RETRY_SECONDS
 
@@ -692,3 +694,12 @@ def test_without_the_library_pynvml_is_not_even_imported() -> None:
 def test_the_real_library() -> None:
     source, gpu, imported, *_ = run_script({}).split()
     assert (source, gpu, imported) == ("discrete", "NVIDIA", "True")
+
+
+async def test_what_the_disks_have_given_is_read_where_the_kernel_says_it(bench: Bench) -> None:
+    assert (await bench.gauge.read()).paged_in is None
+    bench.meminfo.with_name("vmstat").write_text("nr_free_pages 7\npgpgin 2048\npgpgout 9\n")
+    assert (await bench.gauge.read()).paged_in == 2 << 20
+    bench.meminfo.with_name("vmstat").write_text("nr_free_pages 7\n")
+    assert (await bench.gauge.read()).paged_in is None
+    assert read_paged_in("/proc/vmstat")

@@ -6,10 +6,12 @@ import asyncio
 
 import pytest
 
+from spark_modeld.core.appraisal import Inspection
+from spark_modeld.core.footprint.checkpoint import Checkpoint
 from spark_modeld.core.progress import LoadStep, Progress
 from spark_modeld.core.switch import Outcome, Requester, Switch
 from spark_modeld.core.unit import Phase
-from support.fakes import Outside, unit
+from support.fakes import GIB, Outside, unit
 
 pytestmark = pytest.mark.component
 
@@ -63,6 +65,52 @@ async def test_a_load_says_how_far_it_is_until_it_is_over(outside: Outside) -> N
     assert ended.outcome is Outcome.READY
     assert (progress(outside, "alpha"), outside.engine.snapshot.outlook) == (None, None)
     assert outside.journal.followed == []
+
+
+async def reading_from_disk(outside: Outside, weights: int) -> Switch:
+    """A load of small, whose weights are so large, by an engine that says no more than that it loads them."""
+    outside.inspector.sights["small"] = Inspection(checkpoint=Checkpoint(path="/srv/small", weight_bytes=weights))
+    outside.gauge.paged_in = 900 * GIB
+    asked = await loads(outside, "small")
+    await outside.advance(1.0)
+    say(outside, "small", "Starting to load model small...")
+    return asked
+
+
+async def test_until_its_engine_says_more_a_load_is_as_far_as_its_weights_were_read(outside: Outside) -> None:
+    asked = await reading_from_disk(outside, 64 * GIB)
+    await outside.advance(0.2)
+    assert progress(outside, "small") == Progress(LoadStep.WEIGHTS)
+    for read, share in ((41, 0.64), (70, 1.0)):
+        outside.gauge.paged_in = (900 + read) * GIB
+        await outside.advance(0.2)
+        assert progress(outside, "small") == Progress(LoadStep.READING, share)
+        outlook = outside.engine.snapshot.outlook
+        assert outlook is not None
+        assert outlook.progress == Progress(LoadStep.READING, share)
+    say(outside, "small", HALF)
+    await outside.rest()
+    assert progress(outside, "small") == Progress(LoadStep.WEIGHTS, 0.5), "what the engine says itself counts"
+    await comes_up(outside, "small", asked)
+
+
+async def test_what_two_that_load_have_read_is_nobodys(outside: Outside) -> None:
+    await reading_from_disk(outside, 64 * GIB)
+    outside.prober.hold("side")
+    await outside.engine.start("side", actor=None)
+    await outside.until(lambda: outside.engine.snapshot.models["side"].phase is Phase.WARMING)
+    outside.gauge.paged_in = 941 * GIB
+    await outside.advance(0.2)
+    assert progress(outside, "small") == Progress(LoadStep.WEIGHTS)
+
+
+@pytest.mark.parametrize(("weights", "read"), [(1 << 20, GIB), (64 * GIB, 3 * GIB), (64 * GIB, None)])
+async def test_no_share_is_made_up(outside: Outside, weights: int, read: int | None) -> None:
+    """Of weights that are read in a moment, that lie in the page cache, or where the kernel does not say."""
+    await reading_from_disk(outside, weights)
+    outside.gauge.paged_in = None if read is None else 900 * GIB + read
+    await outside.advance(0.2)
+    assert progress(outside, "small") == Progress(LoadStep.WEIGHTS)
 
 
 async def test_each_step_forward_is_an_event_and_the_same_again_is_none(outside: Outside) -> None:

@@ -302,6 +302,7 @@ class FakeGauge:
     def __init__(self, clock: FakeClock, systemd: FakeSystemd, source: FakeSource) -> None:
         self.failure: Problem | None = None
         self.source = MemorySource.UNIFIED
+        self.paged_in: int | None = None
         self.available: int | None = None
         self.processes: tuple[GpuProcess, ...] = ()
         self.hang: asyncio.Event | None = None
@@ -322,6 +323,7 @@ class FakeGauge:
             source=self.source,
             taken_at=self._clock.now(),
             processes=self.processes,
+            paged_in=self.paged_in,
         )
 
 

@@ -71,7 +71,7 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 class Switch(Struct, kw_only=True):
     """One transaction that changes the occupant; ``model`` null empties the slot.
 
-    While it is under way: ``step`` is what its engine says it is doing, ``progress`` how much of that step is done,
+    While it is under way: ``step`` is what its engine is doing, ``progress`` how much of that step is done,
     ``eta_s`` in how many seconds it should be ready (0: it takes longer than it used to); null where nobody can say.
     """
 
@@ -203,7 +203,10 @@ class Model(Struct, kw_only=True):
     findings: Annotated[
         list[Finding], Meta(description="warnings and errors of the last look at it; memory left aside")
     ] = []
-    step: Annotated[LoadStep | None, Meta(description="what its engine says it is doing, while it loads")] = None
+    step: Annotated[
+        LoadStep | None,
+        Meta(description="what its engine is doing while it loads, by its log; or by what was read from the disks"),
+    ] = None
     progress: Annotated[Share | None, Meta(description="how much of that step is done")] = None
     load: Annotated[Estimate | None, Meta(description="from its unit's start until it serves, by earlier loads")] = None
 

@@ -37,13 +37,17 @@ class About(Struct, frozen=True, kw_only=True):
 
 
 class Accounts:
-    """Fed with every reading and every move of a life; it decides nothing."""
+    """Fed with every reading and every move of a life; it decides nothing.
+
+    ``paged_in`` is what the machine had read from its disks when a model that loads began to.
+    """
 
     def __init__(self, measured: Mapping[str, Measured]) -> None:
         self.reading: Reading | None = None
         self.peaks = Peaks(measured)
         self.returning = Returning()
         self.curves: dict[str, Curve] = {}
+        self.paged_in: dict[str, int] = {}
 
     def look(self, reading: Reading, now: Instant) -> None:
         """A reading, of any kind."""
@@ -63,6 +67,7 @@ class Accounts:
             self.peaks.serves(model, now.wall)
         if after.phase not in LOADING:
             self.curves.pop(model, None)
+            self.paged_in.pop(model, None)
         if after.idle or after.phase is Phase.UNKNOWN:
             self.peaks.down(model)
         if before.alive and before.phase is not Phase.UNKNOWN and (after.phase in _LEAVING or after.idle):
@@ -74,6 +79,8 @@ class Accounts:
         self.peaks.begin(model, about.fingerprint, about.context)
         if self.reading is not None:
             self.curves[model].add(now.mono, self.reading.available)
+            if self.reading.paged_in is not None:
+                self.paged_in[model] = self.reading.paged_in
             if about.admitted:
                 clean = about.quiet and not self.returning.unsettled(self.reading.available)
                 self.peaks.admitted(model, self.reading, clean=clean)

@@ -2,6 +2,11 @@
 
 The lines are those of SGLang, vLLM (and NIM, which is one of them inside), TensorRT-LLM, transformers and llama.cpp. No
 line of one means something else to another, so every engine is read alike: an ``openai`` may be any of them.
+
+A bar that is drawn over itself with carriage returns, or a row of dots, is one line to the journal, which has it when
+the line ends or has grown to 48 KiB (seen of systemd 252): what tqdm and llama.cpp draw is mostly heard when all is
+there. Until an engine says more than that it loads its weights, what the disks have given since it began, of what the
+weights' files hold, is the estimate.
 """
 
 from __future__ import annotations
@@ -18,6 +23,7 @@ LOOKED_AT = 500
 class LoadStep(StrEnum):
     """What an engine does while it loads."""
 
+    READING = "reading weights (estimated)"
     WEIGHTS = "loading weights"
     COMPILING = "compiling"
     GRAPHS = "capturing CUDA graphs"
@@ -57,6 +63,23 @@ _SAYS = (
     ("graph capturing finished", Progress(LoadStep.GRAPHS, 1.0)),
     ("warming up the model", Progress(LoadStep.WARM_UP)),
 )
+
+
+WORTH_AN_ESTIMATE = 1 << 30
+"""Bytes of weights: what is smaller is read in a moment."""
+_LEAST_SHARE = 0.05
+"""Less than that, the engine's own program or somebody else may have read."""
+
+
+def estimated(said: Progress | None, read: int, weights: int) -> Progress | None:
+    """How far the load is that has ``said`` so much, ``read`` bytes of its ``weights`` having been read since it began.
+
+    Weights that are in the page cache already are not read, and nothing is said of them.
+    """
+    share = min(1.0, read * 100 // weights / 100) if weights >= WORTH_AN_ESTIMATE else 0.0
+    if share < _LEAST_SHARE or (said is not None and said != Progress(LoadStep.WEIGHTS)):
+        return said
+    return Progress(LoadStep.READING, share)
 
 
 def heard(line: str) -> Progress | None:

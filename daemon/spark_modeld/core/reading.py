@@ -74,7 +74,8 @@ class Reading(Struct, frozen=True, kw_only=True):
     ``total`` and ``available`` are then still fresh wherever the kernel supplies them. ``strangers``
     and ``host_held`` (what models hold of the machine's own memory beside the GPU's) are looked for in
     thorough readings only, strangers with the largest first. ``loaded`` is what servers of many models
-    say that they hold. ``notes`` say in words what a person should know.
+    say that they hold. ``paged_in`` is what the machine has read from its disks since it was started, None where
+    nobody can say. ``notes`` say in words what a person should know.
     """
 
     total: int
@@ -89,4 +90,5 @@ class Reading(Struct, frozen=True, kw_only=True):
     host_held: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     huge_pages: HugePages | None = None
     loaded: tuple[Loaded, ...] = ()
+    paged_in: int | None = None
     notes: tuple[str, ...] = ()

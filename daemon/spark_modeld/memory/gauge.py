@@ -18,6 +18,7 @@ from spark_modeld.memory.nvml import Nvml, Survey
 from spark_modeld.memory.processes import Processes, UnitOf
 from spark_modeld.memory.shape import pool_of
 from spark_modeld.memory.strangers import HostMemory, Strangers
+from spark_modeld.memory.vmstat import read_paged_in
 from spark_modeld.ports import Clock
 
 _NO_OWNERS = Owners()
@@ -26,8 +27,9 @@ _NO_OWNERS = Owners()
 class NvmlGauge:
     """Implements ``ports.Gauge``.
 
-    ``meminfo_path`` is the kernel's file or one that stands for it; ``unit_of`` asks systemd for a PID's unit;
-    ``owners`` gives who owns which unit and container at the moment; ``user`` is set beside a per-user systemd.
+    ``meminfo_path``, ``vmstat_path`` are the kernel's files or ones that stand for them; ``unit_of`` asks systemd for
+    a PID's unit; ``owners`` gives who owns which unit and container at the moment; ``user`` is set beside a per-user
+    systemd.
 
     ``deadline`` is how many seconds NVML may take to answer: after that the reading is ``stale``, with the processes
     of the last answer, and stays so until NVML came back. ``patience`` is how many seconds a reading that is not
@@ -41,6 +43,7 @@ class NvmlGauge:
         clock: Clock,
         *,
         meminfo_path: str = "/proc/meminfo",
+        vmstat_path: str = "/proc/vmstat",
         deadline: float = 2.0,
         patience: float = 0.1,
         unit_of: UnitOf | None = None,
@@ -51,6 +54,7 @@ class NvmlGauge:
         self.patience = patience
         self._clock = clock
         self._meminfo_path = meminfo_path
+        self._vmstat_path = vmstat_path
         self._nvml = Nvml(lambda: clock.now().mono)
         self._thread = LoneThread("nvml")
         self._proc = LoneThread("proc")
@@ -128,6 +132,7 @@ class NvmlGauge:
             gpu=pool.gpu,
             processes=self._named,
             huge_pages=kernel.reserved_pages,
+            paged_in=read_paged_in(self._vmstat_path),
             notes=(*pool.notes, *self._survey.trouble, *self._lateness()),
         )
 
