@@ -21,6 +21,9 @@ SOCKETS = ("spark-modeld.socket", "spark-modeld-http.socket", "spark-modeld-gate
 UNITS = (DAEMON, *SOCKETS)
 PORTS = {"alpha": 8001, "beta": 8002}
 SETTINGS = '[memory]\nreserve = "64MiB"\nlarge = "16MiB"\nfloor = "32MiB"\n'
+MORE = "/run/spark-modeld/more.sock"
+"""What a newer build's daemon listens on as well."""
+MOST_EXPOSURE = 1.5
 MEMBER, STRANGER = "maria", "stefan"
 OTHERS = (
     "/etc/ca-certificates",
@@ -60,8 +63,12 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     folder = tmp_path_factory.mktemp("packages")
     package = build(own_target(SUITE))
     script("packaging/root", SUITE, str(package))
-    variant(package, folder / "older.deb", version="0.0.1", more="usr/lib/spark-modeld/libexec/gone.py")
-    variant(package, folder / "newer.deb", version="99", more="**/system/spark-modeld.service")
+    variant(package, folder / "older.deb", version="0.0.1", more={"usr/lib/spark-modeld/libexec/gone.py": "here = 1\n"})
+    changed = {
+        "**/system/spark-modeld.service": "# here\n",
+        "**/system/spark-modeld.socket": f"[Socket]\nListenStream={MORE}\n",
+    }
+    variant(package, folder / "newer.deb", version="99", more=changed)
     (folder / "new.deb").write_bytes(package.read_bytes())
     with CleanHost(SUITE, folder) as host:
         for user in (MEMBER, STRANGER):
@@ -131,6 +138,11 @@ def test_the_first_connection_starts_the_daemon(machine: Machine) -> None:
     assert machine.active(DAEMON) == ["active"]
     shown = host.modes("/var/lib/spark-modeld")
     assert shown == {"/var/lib/spark-modeld": "750 spark-modeld:spark-modeld-secrets"}
+
+
+def test_little_is_exposed(machine: Machine) -> None:
+    most = f"--threshold={MOST_EXPOSURE * 10:.0f}"
+    machine.host.run("systemd-analyze", "security", "--no-pager", most, DAEMON)
 
 
 def test_a_member_of_the_group_switches(machine: Machine) -> None:
@@ -226,6 +238,21 @@ def test_an_upgrade_with_another_unit_says_what_it_does_to_containers(machine: M
     assert machine.main_pid("spark-model@alpha.service") == model
     assert machine.main_pid(DAEMON) not in {daemon, "0"}
     assert host.status()["slot"]["model"] == "alpha"
+    assert host.path(MORE).exists(), "the socket listens where the new definition says"
+    assert machine.active(*UNITS) == ["active"] * 4
+    assert host.run("systemctl", "--failed", "--plain", "--no-legend").stdout == ""
+
+
+def test_a_downgrade_brings_back_what_the_older_one_had(machine: Machine) -> None:
+    host = machine.host
+    model, daemon = machine.main_pid("spark-model@alpha.service"), machine.main_pid(DAEMON)
+    said = host.apt("install", "--allow-downgrades", f"{PACKAGES}/new.deb")
+    assert "lose access to the GPU" in said
+    assert MORE not in host.show("spark-modeld.socket", "Listen")
+    assert machine.active(*UNITS) == ["active"] * 4
+    assert machine.main_pid("spark-model@alpha.service") == model
+    assert machine.main_pid(DAEMON) not in {daemon, "0"}
+    assert host.ask(machine.token, "alpha") == "I am alpha"
 
 
 def test_removing_leaves_the_model_serving(machine: Machine) -> None:

@@ -48,16 +48,17 @@ def build(target: str, *, cwd: Path = REPOSITORY, **environment: str) -> Path:
     return cwd / script("packaging/deb", target, cwd=cwd, **environment)
 
 
-def variant(package: Path, built: Path, *, version: str, more: str) -> None:
-    """The package as an earlier or a later build of it could be: with another version and a line more in a file."""
+def variant(package: Path, built: Path, *, version: str, more: dict[str, str]) -> None:
+    """The package as another build of it could be: with another version, and more in some files, by pattern."""
     tree = built.with_suffix("")
     script("dpkg-deb", "-R", str(package), str(tree))
     control = tree / "DEBIAN" / "control"
     lines = control.read_text().splitlines()
     named = [f"Version: {version}" if line.startswith("Version: ") else line for line in lines]
     control.write_text("\n".join([*named, ""]))
-    with next(tree.glob(more), tree / more).open("a") as file:
-        file.write("# here\n")
+    for pattern, content in more.items():
+        with next(tree.glob(pattern), tree / pattern).open("a") as file:
+            file.write(content)
     script("dpkg-deb", "--root-owner-group", "-Zgzip", "-z1", "--build", str(tree), str(built))
     shutil.rmtree(tree)
 
