@@ -20,6 +20,8 @@ LOADS = 2
 """A server that failed so often to load a model will fail again: too little memory, a runner that dies."""
 FAILING_SECONDS = 120.0
 """An engine that is up and has answered nothing but errors for so long is not loading any more."""
+_LOOK_SECONDS = 30.0
+"""What one look counts for at most: the time before it may be one in which the whole machine stood still."""
 CONFIRM_SECONDS = 0.25
 """Other names than ours are looked at twice, this far apart: a list may still be filling up."""
 
@@ -56,7 +58,8 @@ class Climb:
         self._sleep = sleep
         self._monotonic = monotonic
         self._failed_loads = 0
-        self._failing_since: float | None = None
+        self._failing_seconds = 0.0
+        self._failed_at: float | None = None
         self._generations = list(engine.generations)
 
     def rungs(self) -> list[tuple[str, Attempt, bool]]:
@@ -146,14 +149,16 @@ class Climb:
     def _check_failing(self, answer: Answer, words: str) -> None:
         """Errors may still come while it warms up; for ever they do not. What hangs is waited for: it may compile."""
         if answer.status in self._engine.loading or answer.status == 0:
-            self._failing_since = None
+            self._failed_at, self._failing_seconds = None, 0.0
             return
         now = self._monotonic()
-        self._failing_since = now if self._failing_since is None else self._failing_since
-        if now - self._failing_since >= FAILING_SECONDS:
+        if self._failed_at is not None:
+            self._failing_seconds += min(now - self._failed_at, _LOOK_SECONDS)
+        self._failed_at = now
+        if self._failing_seconds >= FAILING_SECONDS:
             raise self._refusal(
                 f"The engine at {self._model.url} says that it is healthy, and has answered every request for one "
-                f"token with {words} for {now - self._failing_since:.0f} s.",
+                f"token with {words} for {self._failing_seconds:.0f} s.",
                 "generation-fails",
             )
 
