@@ -26,6 +26,7 @@ from spark_modeld.core.reading import Reading
 from spark_modeld.core.record import Record
 from spark_modeld.core.slot import Slot
 from spark_modeld.core.switch import Switch
+from spark_modeld.deadline import Deadline
 from spark_modeld.face import Warning
 from spark_modeld.leases import Leases
 from spark_modeld.loading import Loading
@@ -71,7 +72,7 @@ class Doing:
         )
         self._postmortem = Postmortem(outside, slot=lambda: self._slot, post=self._post, spawn=self._spawn)
         self._loading = Loading(outside, slot=lambda: self._slot, post=self._post, spawn=self._spawn)
-        self._timers: dict[str, Callable[[], None]] = {}
+        self._timers: dict[str, Deadline] = {}
         self._wake: Callable[[], None] | None = None
         self._asks = Asks()
         self._told_when_done: list[Callable[[], object]] = []
@@ -196,13 +197,19 @@ class Doing:
             log.warning(f"the admission mark of {model} stays until it expires: {error}", model=model)
 
     def _arm(self, model: str, epoch: int, at: float) -> None:
-        if cancel := self._timers.pop(model, None):
-            cancel()
+        if before := self._timers.pop(model, None):
+            before.cancel()
 
         def expired() -> None:
             self._post(lambda: self._slot.unit_event(model, life_of.Expired(epoch), self._now()))
 
-        self._timers[model] = self._out.clock.call_at(at, expired)
+        self._timers[model] = Deadline(self._out.clock, at, expired)
+
+    def _disarm(self) -> None:
+        """A deadline that nothing is under way for is not looked at again and again."""
+        lives = self._slot.house.lives
+        for model in [m for m in self._timers if m not in lives or lives[m].deadline is None]:
+            self._timers.pop(model).cancel()
 
     async def _save(self) -> None:
         self._record = self._slot.record(self._chronicle.history, self._boot_id, self._record)

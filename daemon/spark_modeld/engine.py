@@ -85,8 +85,8 @@ class Engine(Calls):
         with contextlib.suppress(SparkError):
             await self.ping()
         self._publisher.events.close()
-        for cancel in self._timers.values():
-            cancel()
+        for deadline in self._timers.values():
+            deadline.cancel()
         if self._wake:
             self._wake()
         tasks = tuple(self._tasks)
@@ -175,6 +175,7 @@ class Engine(Calls):
     def _tidy(self) -> None:
         """Ends what is over, reads the log of what fell, and watches the units the catalog names now."""
         self._watches.tidy()
+        self._disarm()
         self._postmortem.follow()
         self._loading.follow()
         self._units.follow()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Iterator
+from subprocess import PIPE
 
 import pytest
 
 from support.gb10 import TOTAL, Gb10
 from support.nvml import Process
-from support.serving import Events, Serving, await_that, unit
-from support.spark import SparkHost
+from support.serving import DAEMON, Events, Serving, await_that, bad_model, unit
+from support.spark import SOURCE, SparkHost, launch_entry
 from support.tiny_models import sentence_of
 
 pytestmark = pytest.mark.host
@@ -138,3 +141,54 @@ def test_a_driver_that_hangs_is_told_and_holds_nothing_up(serving: Serving, gb10
     finally:
         gb10.nvml.works()
     await_that(lambda: not serving.host.api("GET", "/api/memory")[1]["stale"], "the driver to answer again")
+
+
+FREEZE_SECONDS = 7.0
+IMPATIENT = f"""\
+{SETTINGS}[health]
+stall_timeout = "2s"
+[gateway]
+auth = "none"
+"""
+HOLD = "/run/hold-load"
+TALKER, LOADER = 8004, 8005
+
+
+def test_a_machine_that_stood_still_goes_on_where_it_was(serving: Serving, gb10: Gb10) -> None:
+    """In the midst of a load and of a stream, for longer than any deadline here; the driver is not back at once."""
+    host = serving.host
+    host.settings(IMPATIENT)
+    sick = [*("/usr/bin/python3", "-I", "-S", f"{SOURCE}/tests/support/sick_engine.py", "--name=talker")]
+    entry = launch_entry("vllm", TALKER, [*sick, f"--port={TALKER}"], memory="64MiB", extra='role = "side"')
+    host.model("talker", entry)
+    host.model("loader", bad_model("loader", LOADER, "--hold-load", HOLD, extra='start_timeout = "6s"'))
+    serving.reload()
+    host.write(HOLD, "")
+    await_that(lambda: state(host, "talker") == "stopped", "systemd to have been asked about it")
+    assert host.api("POST", "/api/models/talker/start")[0] == 202
+    await_that(lambda: state(host, "talker") == "serving", "the side model to serve")
+    body = {"model": "talker", "messages": [{"role": "user", "content": "Hi"}], "stream": True, "max_tokens": 100}
+    url = "http://127.0.0.1:30101/v1/chat/completions"
+    with host.popen("curl", "-sSN", "-d", json.dumps(body), url, stdout=PIPE) as client:
+        assert client.stdout is not None
+        assert client.stdout.readline().startswith("data: ")
+        with Events(host) as events:
+            switch = serving.begin("loader")
+            events.phase("loader", "warming")
+        pids = [serving.pid("talker"), serving.pid("loader"), int(host.show(DAEMON, "MainPID"))]
+        with host.frozen():
+            time.sleep(FREEZE_SECONDS)
+            gb10.nvml.lost()
+        assert host.api("GET", "/api/memory")[1]["source"] == "host"
+        host.run("rm", HOLD)
+        gb10.nvml.works()
+        assert serving.ended(switch)["outcome"] == "ready"
+        assert client.communicate(timeout=60)[0].rstrip().endswith("data: [DONE]")
+    await_that(lambda: host.api("GET", "/api/memory")[1]["source"] == "unified", "the driver to be back")
+    assert [serving.pid("talker"), serving.pid("loader"), int(host.show(DAEMON, "MainPID"))] == pids
+    assert serving.slot() == ("loader", "serving")
+    assert state(host, "talker") == "serving"
+
+
+def state(host: SparkHost, model: str) -> str:
+    return str(host.api("GET", f"/api/models/{model}")[1]["state"])

@@ -74,15 +74,16 @@ def make_catalog(*models: Model, max_waiting: int = 256, **slot: object) -> Cata
 
 
 class FakeClock:
-    """ports.Clock. Time stands still until the test moves it."""
+    """ports.Clock. Time stands still until the test moves it; ``ahead`` is how far the wall clock was put forward."""
 
     def __init__(self) -> None:
         self.time = 1000.0
+        self.ahead = 0.0
         self._order = count()
         self._timers: list[tuple[float, int, list[Callable[[], None]]]] = []
 
     def now(self) -> Instant:
-        return Instant(self.time, 1_700_000_000.0 + self.time)
+        return Instant(self.time, 1_700_000_000.0 + self.time + self.ahead)
 
     def call_at(self, at: float, callback: Callable[[], None]) -> Callable[[], None]:
         armed = [callback]
