@@ -52,7 +52,7 @@ def codes(entry: Model, facts: UnitFacts | None = None) -> list[str]:
 
 def nobody() -> Account:
     entry = pwd.getpwnam(NOBODY)
-    return Account(NOBODY, entry.pw_uid, frozenset({entry.pw_gid}))
+    return Account(NOBODY, entry.pw_uid, lambda: frozenset({entry.pw_gid}))
 
 
 TRUE = Launch(("/bin/true",))
@@ -76,6 +76,28 @@ def test_the_models_user_is_asked_by_mode_bits(folder: Path) -> None:
     assert f"{path} has mode 0750, owner root:root" in finding.message
     os.chown(path, pwd.getpwnam(NOBODY).pw_uid, -1)
     assert codes(model(TRUE, path)) == []
+
+
+@root_only
+def test_groups_are_asked_for_only_where_they_decide(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def groups(name: str, gid: int) -> list[int]:
+        asked.append(name)
+        return [gid]
+
+    monkeypatch.setattr(os, "getgrouplist", groups)
+    path = write(folder / "m", QWEN3_32B, 400_000, 2)
+    assert codes(model(TRUE, path)) == []
+    path.chmod(0o700)
+    assert codes(model(TRUE, path)) == ["path-denied"]
+    assert asked == []
+    path.chmod(0o750)
+    assert codes(model(TRUE, path)) == ["path-denied"]
+    path.chmod(0o705)
+    os.chown(path, -1, pwd.getpwnam(NOBODY).pw_gid)
+    assert codes(model(TRUE, path)) == ["path-denied"]
+    assert asked == [NOBODY, NOBODY]
 
 
 @root_only

@@ -9,8 +9,9 @@ import grp
 import os
 import pwd
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
 
 from msgspec import Struct
@@ -19,11 +20,11 @@ READ, EXECUTE = 4, 1
 
 
 class Account(Struct, frozen=True):
-    """A user, with every group that counts."""
+    """A user. ``gids`` gives every group that counts: the name service is asked, and the whole process waits for it."""
 
     name: str
     uid: int
-    gids: frozenset[int]
+    gids: Callable[[], frozenset[int]]
 
 
 class Outcome(StrEnum):
@@ -49,13 +50,13 @@ def account(name: str) -> Account | None:
         entry = pwd.getpwnam(name)
     except KeyError:
         return None
-    return Account(name, entry.pw_uid, frozenset(os.getgrouplist(name, entry.pw_gid)))
+    return Account(name, entry.pw_uid, cache(lambda: frozenset(os.getgrouplist(name, entry.pw_gid))))
 
 
 def own_account() -> Account:
     """The user this process runs as."""
     uid = os.geteuid()
-    return Account(_name_of(uid), uid, frozenset({os.getegid(), *os.getgroups()}))
+    return Account(_name_of(uid), uid, lambda: frozenset({os.getegid(), *os.getgroups()}))
 
 
 def walk(who: Account, path: str | Path, want: int) -> Walk:
@@ -83,12 +84,12 @@ def allows(who: Account, path: str | Path, entry: os.stat_result, want: int) -> 
     if who.uid == 0:
         return want == READ or stat.S_ISDIR(entry.st_mode) or bool(entry.st_mode & 0o111)
     if entry.st_uid == who.uid:
-        bits = entry.st_mode >> 6
-    elif entry.st_gid in who.gids:
-        bits = entry.st_mode >> 3
+        allowed = entry.st_mode >> 6 & want == want
     else:
-        bits = entry.st_mode
-    return bits & want == want or _has_list(path)
+        allowed, in_group = (entry.st_mode >> shift & want == want for shift in (0, 3))
+        if allowed != in_group and entry.st_gid in who.gids():
+            allowed = in_group
+    return allowed or _has_list(path)
 
 
 def writers(path: Path, allowed: frozenset[int]) -> Walk | None:
