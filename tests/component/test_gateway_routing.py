@@ -354,6 +354,35 @@ async def wait_for_demand(it: Relaying) -> None:
     await asyncio.wait_for(it.leases.asked.wait(), 20)
 
 
+async def test_a_token_for_some_models_starts_no_other_by_naming_none(it: Relaying) -> None:
+    it.leases.serving.clear()
+    reply = await it.post(body(None), extra=bearer("smd_gemma"))
+    assert (reply.status, error_of(reply)["param"]) == (403, "model")
+    assert it.leases.waiting == []
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_token_for_some_models_administers_no_other(it: Relaying, method: str) -> None:
+    client = await it.open()
+    await client.send(request(b"", path="/metrics", method=method, extra=bearer("smd_gemma_admin")))
+    assert (await client.reply()).status == 403
+    assert (it.engine.asked, it.leases.held) == ([], [])
+
+
+async def test_a_token_for_some_models_gets_no_other_that_came_meanwhile(it: Relaying) -> None:
+    it.leases.serving.clear()
+    it.leases.slot_model = "gemma"
+    client = await it.open()
+    await client.send(request(body(None), extra=bearer("smd_gemma")))
+    await wait_for_demand(it)
+    it.leases.slot_model = "qwen"
+    it.leases.arrive()
+    reply = await client.reply()
+    assert (reply.status, error_of(reply)["param"]) == (403, "model")
+    assert it.leases.held == []
+    assert it.engine.asked == []
+
+
 async def test_who_waits_gets_the_answer_as_if_nothing_had_happened(it: Relaying) -> None:
     client = await it.open()
     await client.send(request(body("gemma")))

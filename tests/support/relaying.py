@@ -40,6 +40,7 @@ class Tokens:
             TOKEN: Token("any"),
             "smd_admin": Token("admin", frozenset({"inference", "engine-admin"})),
             "smd_control": Token("control", frozenset({"control"})),
+            "smd_gemma_admin": Token("gemma-admin", frozenset({"engine-admin"}), models=frozenset({"gemma"})),
             "smd_gemma": Token("gemma-only", models=frozenset({"gemma"})),
             "smd_still": Token("still", may_switch=False),
         }

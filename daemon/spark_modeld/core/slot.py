@@ -57,7 +57,7 @@ class Slot:
         self.opened = False
         self.stopping = False
         self._resume = record.switch
-        self._starts = Starts(self.house, self.planner, self._check_may_change)
+        self._starts = Starts(self.house, self.planner)
 
     # What callers may look at.
 

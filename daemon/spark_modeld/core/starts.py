@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from msgspec import Struct
 
 from spark_modeld.core import life_event as life_of
@@ -29,12 +27,11 @@ class _Ask(Struct, frozen=True):
 
 
 class Starts:
-    """Each is answered once, with a ``Verdict``. ``check_may_change`` raises SparkError if nothing may be started."""
+    """Each is answered once, with a ``Verdict``. Whether anything may be started at all is its caller's to know."""
 
-    def __init__(self, house: House, planner: Planner, check_may_change: Callable[[], None]) -> None:
+    def __init__(self, house: House, planner: Planner) -> None:
         self._house = house
         self._planner = planner
-        self._check_may_change = check_may_change
         self._asks: dict[int, _Ask] = {}
         self._restarts: list[_Ask] = []
 
@@ -80,7 +77,6 @@ class Starts:
                 self._restarts.append(ask)
                 continue
             try:
-                self._check_may_change()
                 self.begin(
                     self._house.known(ask.model), ask.ask, now, requested_by=Requester.SYSTEMD, actor=None, foreign=True
                 )
