@@ -221,3 +221,54 @@ def test_a_script_that_its_user_exchanged_still_runs_as_that_user(cli: Cli, plac
     said = cli.run(rendered).communicate(timeout=20)[0].splitlines()
     assert str(USER.pw_uid) in said
     assert "harmless" not in said
+
+
+ADOPTED = """\
+#!/bin/sh
+# A container that runs already.
+case $1 in
+  container) [ -e {folder}/stopped ] && state=exited || state=running; echo "$state {id} engine:1 no" ;;
+  wait) until [ -e {folder}/stopped ]; do sleep 0.02; done; echo 0 ;;
+  stop | kill) : >{folder}/stopped ;;
+esac
+"""
+
+
+@pytest.mark.parametrize("model", ["boxed", "plain"])
+def test_a_stop_while_the_configuration_is_read_is_a_stop(place: Path, model: str) -> None:
+    """Also of a container that runs already: to systemd, who dies of the signal has ended well; so it fails."""
+    config = Config(place)
+    (place / "bin").mkdir()
+    (place / "bin" / "docker").write_text(ADOPTED.format(folder=place, id=ID))
+    (place / "bin" / "docker").chmod(0o755)
+    way = f'[launch]\ncommand = ["touch", "{place}/ran"]' if model == "plain" else '[container]\nname = "boxed"'
+    config.write(f"{way}\n", settled=False)
+    launcher = subprocess.Popen(
+        [LIBEXEC / "spark-model-run", "alpha", config.folder, config.reports, "user"],
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={"HOME": str(place)},
+    )
+
+    def renders() -> bool:
+        return any(is_renderer(path, launcher.pid) for path in Path("/proc").glob("[0-9]*"))
+
+    until(renders, "the renderer")
+    os.killpg(launcher.pid, signal.SIGTERM)
+    launcher.communicate(timeout=20)
+    assert launcher.returncode == (1 if model == "boxed" else 143)
+    clean = config.reports / "alpha" / "clean"
+    assert clean.exists() == (model == "boxed")
+    if model == "boxed":  # what spark-model-clean@ does of a unit that failed
+        subprocess.run(["/bin/sh", clean], check=True)
+        assert (place / "stopped").exists()
+    assert not (place / "ran").exists()
+
+
+def is_renderer(process: Path, session: int) -> bool:
+    """Whether this is a launcher's Python."""
+    try:
+        return os.getsid(int(process.name)) == session and b"/launch.py" in (process / "cmdline").read_bytes()
+    except OSError:
+        return False
