@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import signal
@@ -77,7 +78,8 @@ class Boxes(Serving):
             for pid in map(int, (folder / "cgroup.procs").read_text().split()):
                 with contextlib.suppress(OSError):
                     line = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-                    if line[0].endswith(b"docker") and line[1 : 1 + len(words)] == [w.encode() for w in words]:
+                    first = 3 if line[1:2] == [b"--config"] else 1
+                    if line[0].endswith(b"docker") and line[first : first + len(words)] == [w.encode() for w in words]:
                         return pid
             return None
 
@@ -210,6 +212,23 @@ def test_who_runs_what(boxes: Boxes) -> None:
     assert docker in fields["Groups"].split()
     assert "docker" not in boxes.host.run("id", "-Gn", "spark-model").stdout.split()
     assert (fields["CapEff"], fields["NoNewPrivs"]) == ("0000000000000000", "1")
+
+
+def test_to_whom_the_group_is_only_lent_cannot_steer_the_cli(boxes: Boxes) -> None:
+    """An engine without a container wrote this into the home it shares with one: a context reached by its program."""
+    home, theirs = "/var/lib/spark-models", hashlib.sha256(b"theirs").hexdigest()
+    context = {"Name": "theirs", "Metadata": {}, "Endpoints": {"docker": {"Host": "ssh://theirs"}}}
+    boxes.host.write(f"{home}/.docker/config.json", json.dumps({"currentContext": "theirs"}))
+    boxes.host.write(f"{home}/.docker/contexts/meta/{theirs}/meta.json", json.dumps(context))
+    boxes.host.write(f"{home}/.ssh/config", "Host theirs\n  ProxyCommand /usr/bin/id -G >/tmp/groups\n", mode=0o600)
+    boxes.host.run("chown", "-R", "spark-model:spark-model", home)
+    try:
+        boxes.serve("image-a")
+        boxes.serve(None)
+        assert boxes.containers(all=True) == {"sglang-named", "sglang-scripted"}
+        assert not boxes.host.path("/tmp/groups").exists()
+    finally:
+        boxes.host.run("rm", "-r", f"{home}/.docker", f"{home}/.ssh")
 
 
 def test_memory_names_the_model_of_a_container(boxes: Boxes) -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any
+
 import pytest
 
-from support.spark import SOCKETS, SparkHost
+from support.spark import SOCKETS, SOURCE, SparkHost
 from support.tiny_models import sentence_of
+from support.witness import until
 
 pytestmark = pytest.mark.host
 
@@ -40,6 +45,50 @@ def test_a_real_engine_runs_as_the_models_user(host: SparkHost) -> None:
     assert host.ask(8001) == sentence_of("alpha")
     host.run("systemctl", "stop", "spark-model@alpha.service")
     assert host.show("spark-model@alpha.service", "Result") == "success"
+
+
+def test_an_engine_has_no_file_of_roots_and_two_filters(host: SparkHost) -> None:
+    host.model("closed", SLEEP)
+    assert start(host, "closed")
+    pid = host.await_program("spark-model@closed.service", "sleep")
+    listed = host.run("find", f"/proc/{pid}/fd", "-type", "l", "-printf", "%f %l\n").stdout
+    # Its mounts are its own: seen from outside, a path may have more in front.
+    files = {line.split()[0]: Path(line.split()[1]).name.split(":")[0] for line in listed.splitlines()}
+    assert files == {"0": "null", "1": "socket", "2": "socket"}
+    assert "\nSeccomp:\t2\n" in host.path(f"/proc/{pid}/status").read_text()
+    assert host.run("readlink", f"/proc/{pid}/cwd").stdout.strip().endswith("/var/lib/spark-models")
+    host.run("systemctl", "stop", "spark-model@closed.service")
+
+
+def test_the_sandbox_takes_nothing_that_engines_live_on(host: SparkHost) -> None:
+    """The same attempts in it, and as the same user outside."""
+    command = ["/usr/bin/python3", "-I", "-S", f"{SOURCE}/tests/support/demanding_engine.py", "/srv/cache"]
+    host.run("install", "-d", "-o", "spark-model", "/srv/cache")
+    host.model("demanding", f"[launch]\ncommand = {json.dumps(command)}\n")
+    free = ("--property=User=spark-model", "--property=LimitMEMLOCK=infinity", "--wait", "--pipe", "--quiet")
+    outside: dict[str, Any] = json.loads(host.run("systemd-run", *free, "--", *command).stdout)
+    assert start(host, "demanding")
+    until("it has tried all", lambda: host.show("spark-model@demanding.service", "ActiveState") == "inactive")
+    inside = json.loads(next(line for line in said(host, "demanding").splitlines() if line.startswith("{")))
+    assert {name for name, answer in inside.items() if answer != outside[name] and outside[name] is True} == {
+        "odd_sockets"
+    }
+    needed = {"compile_while_running", "run_what_was_compiled", "share_memory", "look_for_interfaces", "listen"}
+    assert {name for name in inside if inside[name] is True} >= {*needed, "write_caches", "pass_memory_on"}
+    refused = {"write_the_system", "set_the_clock", "sniff", "tune_the_kernel"}
+    assert not {name for name in refused if inside[name] is True}
+
+
+def test_a_drop_ins_variables_load_nothing_into_roots_programs(host: SparkHost) -> None:
+    """What an administrator means for the engine would be a model's user's library in root's shell."""
+    host.model("preloaded", SLEEP)
+    drop_in = "[Service]\nEnvironment=LD_PRELOAD=/nowhere.so SEEN=yes\nExecStartPre=+/usr/bin/env\n"
+    host.write("/etc/systemd/system/spark-model@preloaded.service.d/own.conf", drop_in)
+    host.run("systemctl", "daemon-reload")
+    assert start(host, "preloaded")
+    host.run("systemctl", "stop", "spark-model@preloaded.service")
+    assert "SEEN=yes" in said(host, "preloaded")
+    assert "/nowhere.so" not in said(host, "preloaded")
 
 
 def test_a_refusal_fails_the_start_and_is_in_the_journal(host: SparkHost) -> None:

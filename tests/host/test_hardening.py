@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 
 from support.serving import DAEMON, LARGE, SETTINGS, Serving, unit
-from support.spark import CONTROL_SOCKET, SparkHost, llama_model
+from support.spark import CONTROL_SOCKET, REPOSITORY, SparkHost, llama_model
 from support.tiny_models import sentence_of, tiny_model
 
 pytestmark = pytest.mark.host
@@ -19,7 +19,7 @@ TOKEN = "canary-of-a-token-5f1c0d9e7b3a"
 KEY = "canary-of-an-engines-key-2b8e4f6a"
 CANARIES = (TOKEN, KEY)
 ALPHA = 8001
-MOST_EXPOSURE = 1.5
+MOST_EXPOSURE = {"spark-modeld.service": 1.5, "spark-model-sweep@x.service": 1.5, "spark-model@x.service": 5.0}
 GATEWAY = "http://127.0.0.1:30101/v1/chat/completions"
 CHAT = {"model": "alpha", "messages": [{"role": "user", "content": "Who are you?"}], "max_tokens": 20}
 FOLDERS = ("/run/spark-modeld", "/run/spark-models", "/var/lib/spark-modeld", "/var/log")
@@ -96,11 +96,19 @@ def decoys(host: SparkHost, word: str) -> Iterator[None]:
 
 def test_little_is_exposed(serving: Serving) -> None:
     """By systemd's own figures, of 10; the sockets, D-Bus, /proc and the engine are in use at this moment."""
-    said = serving.host.run("systemd-analyze", "security", "--no-pager", DAEMON).stdout
-    found = re.search(r"Overall exposure level for \S+: ([0-9.]+)", said)
-    assert found is not None, said
-    assert float(found[1]) <= MOST_EXPOSURE, said
+    for name, most in MOST_EXPOSURE.items():
+        said = serving.host.run("systemd-analyze", "security", "--no-pager", name).stdout
+        found = re.search(r"Overall exposure level for \S+: ([0-9.]+)", said)
+        assert found is not None, said
+        assert float(found[1]) <= most, said
     assert serving.slot() == ("alpha", "serving")
+
+
+def test_systemd_finds_nothing_wrong_with_the_units(serving: Serving) -> None:
+    units = [path.name for path in (REPOSITORY / "units").glob("spark-model*.*")]
+    named = [name.replace("port@", "port@31001").replace("@.", "@x.") for name in units]
+    done = serving.host.run("systemd-analyze", "verify", "--man=no", *named, check=False)
+    assert (done.returncode, done.stdout, done.stderr, len(named) > 8) == (0, "", "", True)
 
 
 def test_secrets_stand_nowhere(serving: Serving) -> None:
