@@ -170,5 +170,5 @@ def test_a_daemon_that_is_not_there_delays_no_shutdown(serving: Serving) -> None
     start_stubborn(serving)
     host.run("systemctl", "stop", *SOCKETS, DAEMON)
     assert serving.active("stubborn") == "active"
-    host.run("systemctl", "poweroff", check=False)
+    host.run("systemctl", "reboot", check=False)
     host.await_end()  # which fails after two minutes

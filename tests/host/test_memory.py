@@ -143,7 +143,7 @@ def test_a_driver_that_hangs_is_told_and_holds_nothing_up(serving: Serving, gb10
     await_that(lambda: not serving.host.api("GET", "/api/memory")[1]["stale"], "the driver to answer again")
 
 
-FREEZE_SECONDS = 7.0
+FREEZE_SECONDS = 5.0
 IMPATIENT = f"""\
 {SETTINGS}[health]
 stall_timeout = "2s"
@@ -161,13 +161,13 @@ def test_a_machine_that_stood_still_goes_on_where_it_was(serving: Serving, gb10:
     sick = [*("/usr/bin/python3", "-I", "-S", f"{SOURCE}/tests/support/sick_engine.py", "--name=talker")]
     entry = launch_entry("vllm", TALKER, [*sick, f"--port={TALKER}"], memory="64MiB", extra='role = "side"')
     host.model("talker", entry)
-    host.model("loader", bad_model("loader", LOADER, "--hold-load", HOLD, extra='start_timeout = "6s"'))
+    host.model("loader", bad_model("loader", LOADER, "--hold-load", HOLD, extra='start_timeout = "5s"'))
     serving.reload()
     host.write(HOLD, "")
     await_that(lambda: state(host, "talker") == "stopped", "systemd to have been asked about it")
     assert host.api("POST", "/api/models/talker/start")[0] == 202
     await_that(lambda: state(host, "talker") == "serving", "the side model to serve")
-    body = {"model": "talker", "messages": [{"role": "user", "content": "Hi"}], "stream": True, "max_tokens": 100}
+    body = {"model": "talker", "messages": [{"role": "user", "content": "Hi"}], "stream": True, "max_tokens": 60}
     url = "http://127.0.0.1:30101/v1/chat/completions"
     with host.popen("curl", "-sSN", "-d", json.dumps(body), url, stdout=PIPE) as client:
         assert client.stdout is not None
