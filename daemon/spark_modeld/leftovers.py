@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Iterable
 
 from spark_modeld import ports
+from spark_modeld.core.brand import brand_of
 from spark_modeld.core.errors import SparkError
-from spark_modeld.core.model import Container, Docker, Model
+from spark_modeld.core.model import Container, Docker, Model, OwnUnit
 
 _SWEEP_SECONDS = 20.0
 """How long a sweep may take before it is asked for again, and people are told what they can do."""
@@ -45,7 +46,7 @@ class Leftovers:
         if holding and not left:
             left.append(f"{self._out.remains.named(holding)} with memory of the GPU")
         if not left and not spec.tenant:  # there its server listens, and stays
-            left += self._on_port(spec)
+            left += await self._on_port(spec)
         return tuple(left)
 
     async def _escaped(self, spec: Model) -> list[str]:
@@ -67,13 +68,15 @@ class Leftovers:
         fate = _fate(spec, found, denied) if denied or sweeps > 1 else "is being ended"
         return [f"{self._out.remains.named(found)}, which escaped from the unit into {', '.join(places)} and {fate}"]
 
-    def _on_port(self, spec: Model) -> list[str]:
+    async def _on_port(self, spec: Model) -> list[str]:
         inodes = self._out.remains.listeners(spec) - self._before.get(spec.id, frozenset())
         if not inodes:
             return []
         _, port = spec.endpoint
         ours = {spec.unit, *self._out.remains.scopes(spec)}
         stranger = f", not known for the unit's: end it (`ss -ltnp 'sport = :{port}'` as root names it)"
+        if isinstance(spec.run, OwnUnit) and (await self._out.systemd.facts(spec.unit)).brand != brand_of(spec.unit):
+            stranger += f"; `spark-modelctl doctor --drop-in {spec.id}` has such ended, if they come from the unit"
         return [
             f"{holder.who} {f'in {_place(holder.unit)} ' if holder.unit else ''}listening on port {port}"
             f"{'' if holder.unit in ours else stranger}"

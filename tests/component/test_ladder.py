@@ -149,15 +149,22 @@ async def test_an_engine_that_answers_errors_for_minutes_is_refused_but_not_one_
 
 async def test_a_server_that_cannot_load_the_model_is_refused_with_its_own_words() -> None:
     error = {"error": "model requires more system memory (70.0 GiB) than is available (7.1 GiB)"}
+    loads: list[web.Request] = []
+
+    async def load(request: web.Request) -> web.Response:
+        loads.append(request)
+        return web.json_response(error, status=500)
+
     routes = (
         web.get("/api/version", answers(200)),
         web.get("/api/ps", answers(200, {"models": []})),
-        web.post("/api/generate", answers(500, error)),
+        web.post("/api/generate", load),
     )
     async with scripted(*routes) as url:
         problem = await refused(a_model(url, EngineKind.OLLAMA))
     assert problem.extra["result"] == "load-failed"
     assert error["error"] in problem.detail
+    assert len(loads) == 2, "once may be a runner that was just ending"
 
 
 async def test_a_list_that_is_still_filling_up_is_not_the_wrong_model() -> None:
@@ -188,6 +195,45 @@ async def test_a_warm_up_on_a_path_the_engine_lacks_does_not_fail_the_start(swit
         assert await climb(a_model(engine.url)) == LadderPassed()
 
 
+async def test_a_model_without_a_chat_template_has_to_complete() -> None:
+    statuses, asked = iter([500, 200]), list[str]()
+
+    async def complete(request: web.Request) -> web.Response:
+        asked.append((await request.json())["prompt"])
+        return web.json_response({"choices": [{}]}, status=next(statuses))
+
+    async with scripted(
+        web.get("/health", answers(200)),
+        web.get("/v1/models", answers(200, {"data": [{"id": "bad"}]})),
+        web.post("/v1/chat/completions", answers(400, {"error": {"message": "no chat template"}})),
+        web.post("/v1/completions", complete),
+    ) as url:
+        assert await climb(a_model(url)) == LadderPassed()
+    assert asked == ["Hi", "Hi"]
+
+
+@pytest.mark.parametrize("silent", [False, True])
+async def test_errors_with_a_pause_between_them_are_no_failure(silent: bool) -> None:
+    """It is failing when it has said nothing else for two minutes; 503 is loading, and without an answer it may be."""
+    passing = FakeTime()
+
+    async def generate(request: web.Request) -> web.Response:
+        pausing = 100 < passing.now < 110
+        if pausing and silent:
+            assert request.transport is not None
+            request.transport.close()
+        status = 503 if pausing else 500 if passing.now < 200 else 200
+        return web.json_response({"choices": [{}]}, status=status)
+
+    async with scripted(
+        web.get("/health", answers(200)),
+        web.get("/v1/models", answers(200, {"data": [{"id": "bad"}]})),
+        web.post("/v1/chat/completions", generate),
+    ) as url:
+        assert await climb(a_model(url), monotonic=passing.monotonic, sleep=passing.sleep) == LadderPassed()
+    assert passing.now >= 200
+
+
 async def test_an_engine_that_does_not_know_the_model_is_refused_at_the_first_answer() -> None:
     denial = answers(404, {"error": {"message": "The model `bad` does not exist.", "param": "model"}})
     async with scripted(
@@ -209,6 +255,17 @@ async def test_a_key_that_is_needed_is_asked_for_at_once() -> None:
         problem = await refused(a_model(engine.url))
     assert problem.extra["result"] == "key-refused"
     assert "api_key_file" in problem.detail
+
+
+@pytest.mark.parametrize("status", [401, 403])
+@pytest.mark.parametrize("guarded", ["/health", "/v1/models", "/v1/chat/completions"])
+async def test_whatever_asks_for_a_key_is_alive_and_wants_one(guarded: str, status: int) -> None:
+    documents: dict[str, object] = {"/health": {}, "/v1/models": {"data": [{"id": "bad"}]}}
+    said = {path: answers(200, document) for path, document in documents.items()} | {guarded: answers(status)}
+    async with scripted(*(web.route("*", path, handler) for path, handler in said.items())) as url:
+        problem = await refused(a_model(url))
+    assert problem.extra["result"] == "key-refused"
+    assert "is up and wants an API key: set api_key_file in models.d/bad.toml" in problem.detail
 
 
 async def test_the_key_from_the_file_is_used_and_never_told() -> None:

@@ -9,6 +9,8 @@ import pytest
 from msgspec.structs import replace
 from structlog.testing import capture_logs
 
+from spark_modeld.core.appraisal import UnitFacts
+from spark_modeld.core.brand import brand_of
 from spark_modeld.core.errors import Code, Problem
 from spark_modeld.core.model import Container, Docker, Launch, OwnUnit, Run
 from spark_modeld.core.record import Record
@@ -216,6 +218,26 @@ async def test_what_does_not_go_is_named_and_the_model_is_stuck(outside: Outside
     await outside.advance(2)
     # It is what the operator wanted last, and nothing is in its way any more.
     assert phase(outside, "alpha") is Phase.SERVING
+
+
+@pytest.mark.parametrize("brand", [0, brand_of("vllm.service")])
+async def test_who_holds_the_port_of_a_unit_without_a_brand_may_come_from_it(brand: int) -> None:
+    alpha = replace(make_model("alpha", 60), run=OwnUnit("vllm.service"))
+    made = Outside(make_catalog(alpha, make_model("beta", 70)))
+    made.systemd.known["vllm.service"] = UnitFacts(brand=brand)
+    await made.up()
+    await begin(made, "alpha")
+    made.remains.sockets["alpha"] = dict(STRANGER)
+    await begin(made, "beta")
+    (warning,) = made.engine.snapshot.warnings
+    assert (
+        "python3 (PID 8) in session-1.scope listening on port 30518, not known for the unit's: end" in warning.message
+    )
+    assert ("`spark-modelctl doctor --drop-in alpha` has such ended" in warning.message) is (brand == 0)
+    made.remains.sockets.clear()
+    await made.advance(2)
+    assert phase(made, "beta") is Phase.SERVING
+    await made.engine.shut_down()
 
 
 @pytest.mark.parametrize(

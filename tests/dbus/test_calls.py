@@ -209,6 +209,7 @@ def test_the_command_of_a_unit_is_its_only_one() -> None:
     start = ("/opt/vllm", ["/opt/vllm", "serve"], False, 0, 0, 0, 0, 0, 0, 0)
     assert unit_facts({"ExecStart": [start]}).command == ("/opt/vllm", "serve")
     assert unit_facts({"ExecStart": [start, start]}).command == ()
+    assert unit_facts({"LimitRTTIME": 7 << 60}).brand == 7 << 60
 
 
 async def test_unit_of(bus: Bus, manager: Manager, seen: Recorder) -> None:

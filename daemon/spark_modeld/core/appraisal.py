@@ -24,6 +24,7 @@ class UnitFacts(Struct, frozen=True, kw_only=True):
     """What systemd says of a unit whether it runs or not, in systemd's own words.
 
     ``user`` is empty for root. ``command`` are the words of its ``ExecStart=``, empty where it has none or several.
+    ``brand`` is its ``LimitRTTIME=`` (microseconds; see core/brand.py).
     """
 
     load: str = "loaded"
@@ -31,6 +32,7 @@ class UnitFacts(Struct, frozen=True, kw_only=True):
     restart: str = "no"
     user: str = ""
     command: tuple[str, ...] = ()
+    brand: int = 0
 
 
 class Listener(Struct, frozen=True):

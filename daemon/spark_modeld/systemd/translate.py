@@ -21,7 +21,7 @@ STATUS_PROPERTIES = (
     "NeedDaemonReload",
 )
 
-FACT_PROPERTIES = ("LoadState", "UnitFileState", "Restart", "User", "ExecStart")
+FACT_PROPERTIES = ("LoadState", "UnitFileState", "Restart", "User", "ExecStart", "LimitRTTIME")
 
 _BUS = "org.freedesktop.DBus.Error."
 _SYSTEMD = "org.freedesktop.systemd1."
@@ -74,6 +74,7 @@ def unit_facts(properties: Mapping[str, Any]) -> UnitFacts:
         restart=str(properties.get("Restart", "no")),
         user=str(properties.get("User", "")),
         command=tuple(str(word) for word in commands[0][1]) if len(commands) == 1 else (),
+        brand=int(properties.get("LimitRTTIME", 0)),
     )
 
 
