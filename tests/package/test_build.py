@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -15,6 +16,13 @@ pytestmark = pytest.mark.package
 
 AARCH64 = 183
 """ELF's number of the machine."""
+ABI = re.compile(r"\.(cpython-[\w-]+|abi3)\.so$")
+
+
+def _contents(site: Path) -> set[str]:
+    """The compiled modules, without what they were compiled for, and the distributions with their versions."""
+    modules = {ABI.sub("", str(path.relative_to(site))) for path in site.rglob("*.so")}
+    return modules | {path.name for path in site.glob("*.dist-info")}
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +59,8 @@ def test_nothing_of_this_machine_is_in_it(arm64: Path, tmp_path: Path) -> None:
         assert ".cpython-312-aarch64" in module.name or ".abi3" in module.name
     site = tmp_path / "usr/lib/spark-modeld/venv/lib/python3.12/site-packages"
     assert (site / "spark_modeld" / "app.py").exists()
+    (ours,) = (REPOSITORY / "build" / "runtime").glob("lib/python3*/site-packages")
+    assert _contents(site) == _contents(ours), "the same packages as on this machine, and as much of them compiled"
     assert not list(tmp_path.rglob("*.pyc"))
     traces = subprocess.run(
         ["grep", "-rlF", str(REPOSITORY), str(tmp_path)], check=False, capture_output=True, text=True
