@@ -17,7 +17,7 @@ from support.witness import until
 pytestmark = pytest.mark.host
 
 PORTS = {"alpha": 8001, "beta": 8002, "runaway": 8003}
-OWN_PORT = 30177
+OWN_PORT, OWN_GATEWAY = 30177, 30178
 SETTINGS = f"""\
 [memory]
 reserve = "256MiB"
@@ -178,6 +178,35 @@ def test_started_by_hand_it_binds_for_itself(user: User, by_hand: subprocess.Pop
     assert "is ready" in said
     user.serves("alpha")
     assert user.run(*runs, check=False).returncode == 3
+
+
+@pytest.fixture
+def beside(user: User) -> Iterator[None]:
+    """The machine's own daemon has its ports, and the user's is set up as README says."""
+    settings, tcp = f"/home/{user.name}/.config/spark-modeld/spark-modeld.toml", SOCKETS[1:]
+    user.systemctl("stop", *SOCKETS, "spark-modeld.service")
+    user.host.enable()
+    user.host.path(settings).write_text(f'{SETTINGS}[gateway]\nlisten = ["127.0.0.1:{OWN_GATEWAY}"]\n')
+    user.systemctl("disable", *tcp)
+    user.systemctl("mask", *tcp)
+    user.systemctl("enable", "--now", SOCKETS[0])
+    yield
+    user.host.run("systemctl", "disable", "--now", *SOCKETS, "spark-modeld.service")
+    user.systemctl("stop", SOCKETS[0], "spark-modeld.service")
+    user.systemctl("unmask", *tcp)
+    user.host.path(settings).write_text(SETTINGS)
+    user.systemctl("enable", "--now", *SOCKETS)
+
+
+@pytest.mark.usefixtures("beside")
+def test_beside_the_machines_own_it_has_ports_of_its_own(user: User) -> None:
+    user.switch("alpha")
+    user.serves("alpha")
+    for port in (30101, OWN_GATEWAY):
+        assert user.host.run("curl", "-sS", f"http://127.0.0.1:{port}/health").returncode == 0
+    told = json.loads(user.run("spark-modelctl", "--user", "doctor", "--json", check=False).stdout)
+    assert [each for each in told["findings"] if each["level"] == "error"] == []
+    assert user.systemctl("--failed", "--plain", "--no-legend") == ""
 
 
 def test_a_logout_holds_the_model_to_its_stop_time(user: User) -> None:

@@ -23,6 +23,11 @@ PORTS = {"alpha": 8001, "beta": 8002}
 SETTINGS = '[memory]\nreserve = "64MiB"\nlarge = "16MiB"\nfloor = "32MiB"\n'
 MORE = "/run/spark-modeld/more.sock"
 """What a newer build's daemon listens on as well."""
+BY_DOCTOR = (
+    "/etc/polkit-1/rules.d/51-spark-modeld-own-units.rules",
+    "/etc/systemd/system/sglang-qwen.service.d/50-spark-modeld.conf",
+)
+"""What `spark-modelctl doctor` writes for units of one's own."""
 MOST_EXPOSURE = 1.5
 MEMBER, STRANGER = "maria", "stefan"
 OTHERS = (
@@ -281,6 +286,8 @@ def test_installed_again_it_adopts_what_it_finds(machine: Machine) -> None:
 def test_purging_leaves_nothing(machine: Machine) -> None:
     host = machine.host
     host.run("systemctl", "enable", "--now", "spark-modeld-port@31001.socket", check=False)
+    for file in BY_DOCTOR:
+        host.write(file, "")
     host.apt("purge", "spark-modeld")
     assert host.show("spark-model@alpha.service", "ActiveState") == "inactive"
     host.apt("autoremove", "--purge")

@@ -288,6 +288,14 @@ def test_what_is_wrong_is_said_with_what_mends_it(code: str) -> None:
     assert found[code].message
 
 
+def test_a_daemon_of_ones_own_may_be_without_tcp_sockets_and_its_bus_is_a_package() -> None:
+    mine = replace(SETTING, per_user=True)
+    masked = [unit(name, load="masked") for name in SOCKETS]
+    found = wrong(replace(sound(systemd=seen(*masked), bus=BusFacts(answers=False, trouble="no")), setting=mine))
+    assert found["masked"].fix.endswith(f"unmask {SOCKETS[0]}")
+    assert "install dbus-user-session" in found["bus-away"].fix
+
+
 def test_every_code_has_a_case() -> None:
     """The cases know every code that the judges' sources have."""
     import re

@@ -51,6 +51,8 @@ def bus(facts: Facts) -> Iterator[Finding]:
     if seen is None or not seen.answers:
         trouble = seen.trouble if seen is not None else "no answer in time"
         start = f"{facts.setting.systemctl} start dbus.socket dbus.service"
+        if facts.setting.per_user:  # a small Debian has none for users
+            start = f"sudo apt-get install dbus-user-session && {facts.setting.systemctl} start dbus.socket"
         yield error(area, "bus-away", f"the bus does not answer: {trouble}", start)
     elif status is not None and status["bus"] != "connected":
         message = "the bus answers, but the daemon has no connection to it; it keeps trying"

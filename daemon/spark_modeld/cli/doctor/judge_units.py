@@ -35,7 +35,9 @@ def _ours(facts: Facts) -> Iterator[Finding]:
     systemctl = facts.setting.systemctl
     seen = facts.systemd.units if facts.systemd is not None else {}
     own = {model.unit for model in facts.catalog.models.values() if isinstance(model.run, OwnUnit)}
-    masked = sorted(unit.name for unit in seen.values() if unit.load == "masked")
+    # A user's own daemon beside the machine's is without the sockets for TCP: the ports are taken.
+    spared = SOCKETS[1:] if facts.setting.per_user else ()
+    masked = sorted(unit.name for unit in seen.values() if unit.load == "masked" and unit.name not in spared)
     if masked:
         fix = f"{systemctl} unmask {shlex.join(masked)}"
         message = f"{', '.join(masked)}: masked, so it cannot be started"
