@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ trap '' TERM
 cd {folder}
 echo "$*" >>calls
 [ ! -e silent ] || {{ echo "Cannot connect to the Docker daemon" >&2; exit 1; }}
-runs() {{ case $(cat state 2>/dev/null) in running | paused) ;; *) return 1 ;; esac; }}
+runs() {{ case $(cat state 2>/dev/null) in running | paused | restarting) ;; *) return 1 ;; esac; }}
 case $1 in
   container)
     [ -e state ] || {{ echo "Error: No such container: $3" >&2; exit 1; }}
@@ -38,7 +39,7 @@ case $1 in
   logs) echo engine-says-hello; while runs; do sleep 0.02; done ;;
   wait)
     [ -e state ] || {{ echo "Error: No such container" >&2; exit 1; }}
-    echo $$ >waiter
+    echo $$ >waiter.new; mv waiter.new waiter
     while runs; do sleep 0.02; done
     [ ! -e state ] || cat status
     ;;
@@ -54,6 +55,7 @@ class Docker:
     def __init__(self, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
         self._config = config
         self._auditor = "true"
+        self._begun: list[subprocess.Popen[str]] = []
         self.folder = config.folder.parent / "docker"
         self.folder.mkdir()
         self.script = self.folder / "serve.sh"
@@ -84,9 +86,18 @@ class Docker:
         text = start.read_text()
         assert real in text
         start.write_text(text.replace(real, f"audit=/bin/{self._auditor}"))
-        return subprocess.Popen(
+        supervisor = subprocess.Popen(
             ["/bin/sh", str(start)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
         )
+        self._begun.append(supervisor)
+        return supervisor
+
+    def close(self) -> None:
+        """Ends what a test that failed has left."""
+        for supervisor in self._begun:
+            if supervisor.returncode is None:
+                os.killpg(supervisor.pid, signal.SIGKILL)
+                supervisor.communicate()
 
     def clean(self) -> int:
         script = self._config.reports / "alpha" / "clean"
@@ -133,8 +144,9 @@ def stop_as_systemd(supervisor: subprocess.Popen[str]) -> tuple[int, str]:
 
 
 @pytest.fixture
-def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Docker:
-    return Docker(Config(tmp_path), monkeypatch)
+def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Docker]:
+    with closing(Docker(Config(tmp_path), monkeypatch)) as docker:
+        yield docker
 
 
 def test_it_is_started_heard_from_then_on_reported_and_stopped(docker: Docker) -> None:
@@ -164,9 +176,7 @@ def test_whatever_does_not_run_is_made_to(docker: Docker, state: str, verb: str)
 @pytest.mark.parametrize("state", ["running", "restarting"])
 def test_what_runs_already_is_taken_over(docker: Docker, state: str) -> None:
     docker.put("state", state)
-    supervisor = docker.start()
-    until(lambda: docker.calls("logs"))
-    docker.put("state", "running")
+    supervisor = docker.follow()
     assert "runs already: it is taken over as it is" in stop_as_systemd(supervisor)[1]
     assert docker.calls("start") == []
     assert docker.calls("stop")
