@@ -113,14 +113,12 @@ class SlotMachine(RuleBasedStateMachine):
         """Whether the driver says who holds what."""
         self.world.driver = seen
 
-    @rule(there=st.booleans())
-    def come(self, there: bool) -> None:
-        """The driver comes, or goes."""
+    @rule(there=st.booleans(), explained=MOSTLY)
+    def come(self, there: bool, explained: bool) -> None:
+        """The driver comes, or goes, after the logs of those who fell without it were read, or before."""
+        for model in MODELS if explained else ():
+            self.world.explain(model)
         self.world.come(there=there)
-
-    @rule(model=ANY_MODEL)
-    def explain(self, model: str) -> None:
-        self.world.explain(model)
 
     @rule(again=st.booleans())
     def starve(self, again: bool) -> None:

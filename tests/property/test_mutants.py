@@ -221,6 +221,12 @@ def nothing_is_wanted(world: World) -> None:
     go_on(world, lambda: world.slot.planner.tx is None and world.slot.planner.standing() is None)
 
 
+def alpha_is_in_use(world: World) -> None:
+    world.request("alpha")
+    go_on(world, lambda: phase(world, "alpha") is Phase.SERVING and world.slot.planner.tx is None)
+    world.lease()
+
+
 def what_serves_is_seen_anew(world: World) -> None:
     world.request("beta")
     go_on(world, lambda: phase(world, "beta") is Phase.SERVING and world.slot.planner.tx is None)
@@ -264,6 +270,7 @@ def alpha_fails_with_the_driver_there(world: World) -> None:
 
 LEADS: dict[str, Callable[[World], None]] = {
     "desired_is_stopped_too": memory_is_short,
+    "leases_do_not_count": alpha_is_in_use,
     "a_loading_model_may_be_taken": what_serves_is_seen_anew,
     "loading_models_are_promised_nothing": there_is_room_for_what_loads,
     "a_start_for_nobody_goes_on": a_demand_is_loaded_for,
