@@ -142,7 +142,8 @@ async def test_a_journal_that_cannot_be_read_is_told(tmp_path: Path, monkeypatch
 
 def lasting(folder: Path, *commands: str) -> Journalctl:
     """A follower's journalctl: its PID is in ``pid``, it stays after its commands."""
-    return reader(folder, "\n".join([f"echo $$ > {folder}/pid", *commands, "exec sleep 600"]))
+    first = f'case "$*" in *--follow*) ;; *) cat {folder}/before 2>/dev/null; exit ;; esac; echo "$*" > {folder}/told'
+    return reader(folder, "\n".join([first, f"echo $$ > {folder}/pid", *commands, "exec sleep 600"]))
 
 
 async def test_following_gives_each_line_as_it_comes_and_leaves_no_process(tmp_path: Path) -> None:
@@ -158,6 +159,17 @@ async def test_following_gives_each_line_as_it_comes_and_leaves_no_process(tmp_p
     assert alive((tmp_path / "pid").read_text())
     await lines.aclose()
     assert not alive((tmp_path / "pid").read_text())
+
+
+@pytest.mark.parametrize("before", ["", '{"MESSAGE": "zero"}\n'])
+async def test_a_unit_that_has_never_run_is_followed_from_its_first_line(tmp_path: Path, before: str) -> None:
+    """With --lines=, journalctl would show nothing for ever where it finds nothing to begin with."""
+    (tmp_path / "before").write_text(before)
+    lines = lasting(tmp_path, """echo '{"MESSAGE": "one"}'""").follow("x.service", 3)
+    await anext(lines)
+    await lines.aclose()
+    told = (tmp_path / "told").read_text().split()
+    assert ("--no-tail" in told) == (before == "")
 
 
 async def test_a_cancelled_follower_leaves_no_process(tmp_path: Path) -> None:

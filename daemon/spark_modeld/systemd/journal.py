@@ -62,7 +62,9 @@ class Journalctl:
     async def _follow(self, unit: str, lines: int) -> AsyncGenerator[LogLine, None]:
         self._followers += 1
         try:
-            process = await self._start(unit, lines, "--follow")
+            # Told to show the last lines, journalctl (252) that finds none at all shows no later one either.
+            everything = () if await self._has_spoken(unit) else ("--no-tail",)
+            process = await self._start(unit, lines, "--follow", *everything)
             assert process.stdout is not None
             try:
                 while line := await _next_line(process.stdout):
@@ -72,6 +74,13 @@ class Journalctl:
                 await asyncio.shield(_end(process, finished=process.stdout.at_eof()))
         finally:
             self._followers -= 1
+
+    async def _has_spoken(self, unit: str) -> bool:
+        """Whether there is any line of the unit's; where that cannot be read, following says what is wrong."""
+        try:
+            return bool(await self._last(unit, 1))
+        except (OSError, TimeoutError):
+            return True
 
     async def _last(self, unit: str, lines: int, *more: str) -> bytes:
         if lines < 1:
