@@ -9,8 +9,9 @@ from contextlib import contextmanager
 
 import pytest
 
+from support.canary import Conversation, chat
 from support.serving import DAEMON, LARGE, SETTINGS, Serving, unit
-from support.spark import CONTROL_SOCKET, REPOSITORY, SparkHost, llama_model
+from support.spark import REPOSITORY, SparkHost, launch_entry, llama_model
 from support.tiny_models import sentence_of, tiny_model
 
 pytestmark = pytest.mark.host
@@ -18,10 +19,18 @@ pytestmark = pytest.mark.host
 TOKEN = "canary-of-a-token-5f1c0d9e7b3a"
 KEY = "canary-of-an-engines-key-2b8e4f6a"
 CANARIES = (TOKEN, KEY)
+LEAK = "canary-that-an-engine-says-7d3e5a1c"
+LEAKS = """\
+read key </etc/keys/leak
+echo "leaky-was-here: python -m leaky --api-key $key --port 1"
+echo "leaky-was-here: {'api_key': '$key', 'hf_token': '$key'} HF_TOKEN=$key"
+echo "leaky-was-here: GET /v1/models Authorization: Bearer $key"
+exit 1
+"""
 ALPHA = 8001
 MOST_EXPOSURE = {"spark-modeld.service": 1.5, "spark-model-sweep@x.service": 1.5, "spark-model@x.service": 5.0}
 GATEWAY = "http://127.0.0.1:30101/v1/chat/completions"
-CHAT = {"model": "alpha", "messages": [{"role": "user", "content": "Who are you?"}], "max_tokens": 20}
+CHAT = chat("alpha")
 FOLDERS = ("/run/spark-modeld", "/run/spark-models", "/var/lib/spark-modeld", "/var/log")
 
 
@@ -29,7 +38,7 @@ FOLDERS = ("/run/spark-modeld", "/run/spark-models", "/var/lib/spark-modeld", "/
 def serving(installed_host: SparkHost) -> Serving:
     """alpha serves, and wants a key; one token is known."""
     host = installed_host
-    host.settings(f'{SETTINGS}[log]\nlevel = "debug"\n')
+    host.settings(f'{SETTINGS}[log]\nlevel = "debug"\n'.replace("[slot]", '[slot]\nmin_residency = "1s"'))
     for reader in ("spark-modeld-secrets", "spark-model"):
         host.write(f"/etc/keys/{reader}", f"{KEY}\n", mode=0o640)
         host.run("chgrp", reader, f"/etc/keys/{reader}")
@@ -38,8 +47,12 @@ def serving(installed_host: SparkHost) -> Serving:
         "alpha", port=ALPHA, gguf=gguf, memory=LARGE, extra='api_key_file = "/etc/keys/spark-modeld-secrets"'
     )
     host.model("alpha", entry.replace('"--no-webui"', '"--no-webui", "--api-key-file", "/etc/keys/spark-model"'))
+    host.write("/etc/keys/leak", f"{LEAK}\n")
+    host.write("/srv/leaky.sh", LEAKS)
+    host.model("leaky", launch_entry("vllm", 8002, ["/bin/sh", "/srv/leaky.sh"], memory=LARGE))
     host.enable()
-    host.run("spark-modelctl", "token", "add", "--stdin", "canary", input=f"{TOKEN}\n")
+    scopes = ("--scope", "inference", "--scope", "control")
+    host.run("spark-modelctl", "token", "add", *scopes, "--stdin", "canary", input=f"{TOKEN}\n")
     serving = Serving(host)
     serving.serve("alpha")
     return serving
@@ -52,7 +65,7 @@ def ask(host: SparkHost, where: str, secret: str) -> str:
 
 
 def seen_in(host: SparkHost, canary: str) -> set[str]:
-    """Where it stands: arguments, environments, the journal, files, the answers of the API."""
+    """Where it stands: arguments, environments, the journal, files."""
     found = set()
     for name in ("cmdline", "environ"):
         for path in host.path("/proc").glob(f"[0-9]*/{name}"):
@@ -64,21 +77,7 @@ def seen_in(host: SparkHost, canary: str) -> set[str]:
     folders = [folder for folder in FOLDERS if host.path(folder).exists()]
     named = host.run("grep", "-rlaF", "--exclude-dir=journal", canary, *folders, check=False).stdout
     found |= {f"file {line}" for line in named.splitlines()}
-    for path in answers(host):
-        found |= {f"answer {path}"} if canary in answer(host, path) else set()
     return found
-
-
-def answers(host: SparkHost) -> list[str]:
-    """What can be asked of the API and ends by itself."""
-    paths = host.api("GET", "/openapi.json")[1]["paths"]
-    known = {"{id}": "alpha", "{model}": "alpha"}
-    plain = [path for path, methods in paths.items() if "get" in methods and not path.endswith(("/events", "/logs"))]
-    return [re.sub(r"\{\w+\}", lambda match: known.get(match[0], "alpha"), path) for path in plain]
-
-
-def answer(host: SparkHost, path: str) -> str:
-    return host.run("curl", "-sS", "--unix-socket", CONTROL_SOCKET, f"http://localhost{path}").stdout
 
 
 @contextmanager
@@ -121,13 +120,36 @@ def test_secrets_stand_nowhere(serving: Serving) -> None:
     serving.restart_daemon()
     serving.await_slot("alpha", "serving")
     assert sentence_of("alpha") in ask(host, GATEWAY, TOKEN)
-    assert host.api("GET", "/openapi.json")[0] == 200
-    assert len(answers(host)) > 8
     for canary in CANARIES:
         assert seen_in(host, canary) == set(), canary
     decoy = "canary-that-is-found"
     with decoys(host, decoy):
         assert {"cmdline", "environ", "journal", "file /var/lib/spark-modeld/decoy"} <= seen_in(host, decoy)
+
+
+def test_secrets_are_told_to_nobody(serving: Serving) -> None:
+    """Not even what an engine says of its own: its log passes the API, problems, events and the command line."""
+    host = serving.host
+    conversation = Conversation(host, TOKEN)
+    with conversation.overhearing():
+        status, problem = serving.switch("leaky")
+        assert (status, problem["code"]) == (502, "model-failed")
+        serving.await_slot("alpha", "serving")
+        conversation.hear("a model's end", json.dumps(problem))
+        conversation.ask_all()
+        conversation.ask_the_gateway()
+        serving.await_slot("alpha", "serving")
+        conversation.run_all()
+    for command in (("-u", DAEMON), ("-t", "spark-modeld")):
+        conversation.hear(f"journal {command}", host.journal("--all", "-o", "json", *command))
+    assert len(conversation.said) > 60
+    for canary in (*CANARIES, LEAK):
+        assert conversation.who_says(canary) == set(), canary
+    # What engines said was passed on, but for their secrets.
+    logs = {"GET logs, followed", "GET /api/models/leaky/logs", "spark-modelctl logs -f", "spark-modelctl logs leaky"}
+    assert conversation.who_says("leaky-was-here") >= {*logs, "a model's end", "GET /api/events"}
+    assert LEAK in host.journal("-u", unit("leaky"))
+    assert conversation.who_says("alpha") > {"GET /api/events", "spark-modelctl events", "GET /metrics"}
 
 
 def test_secrets_are_the_daemons_to_read_and_no_operators(serving: Serving) -> None:
