@@ -79,7 +79,7 @@ class Daemon:
         self._where = where
         self._user = user
         self._passed = sockets.passed()
-        # Until READY=1 nobody needs aiohttp: what a model that is adopted waits for would hold that up too.
+        # Ladders wait for it: that of a model that is adopted would hold READY=1 up.
         self._aiohttp = asyncio.Event()
         systemd = Manager(user=user)
         clock = SystemClock()
@@ -102,7 +102,7 @@ class Daemon:
             remains=HostRemains(self._containers.of, self._brands, self._passed.diagnostics),
             prober=Ladder(_read_key, http=self._aiohttp.wait),
             vitals=EngineVitals(_read_key),
-            server=OllamaServer(_read_key, http=self._aiohttp.wait),
+            server=OllamaServer(_read_key, http=self._bring_aiohttp),
             store=StateFile(where.state),
             marks=Marks(where.runtime),
             clock=clock,
@@ -185,8 +185,7 @@ class Daemon:
             logs.set_up(self._log_level)
 
     async def _serve(self, listeners: list[tuple[socket.socket, Kind]]) -> Runner:
-        await asyncio.to_thread(_import_aiohttp)
-        self._aiohttp.set()
+        await self._bring_aiohttp()
         from spark_modeld.control.server import serve  # noqa: PLC0415 - imported by ``_import_aiohttp``
 
         self._whereabouts.serve_control(listeners)
@@ -200,6 +199,12 @@ class Daemon:
             metrics=self._metrics,
             whereabouts=self._whereabouts,
         )
+
+    async def _bring_aiohttp(self) -> None:
+        """Now: without it nobody knows what a server of many models holds, and READY=1 has to wait for that."""
+        if not self._aiohttp.is_set():
+            await asyncio.to_thread(_import_aiohttp)
+            self._aiohttp.set()
 
     def _open_gateway(self) -> tuple[Gateway, Doors]:
         from spark_modeld.gateway.doors import Doors  # noqa: PLC0415 - imported by ``_import_gateway``
