@@ -13,6 +13,7 @@ from spark_modeld.core.appraisal import UnitFacts
 from spark_modeld.core.brand import brand_of
 from spark_modeld.core.errors import Code, Problem
 from spark_modeld.core.model import Container, Docker, Launch, OwnUnit, Run
+from spark_modeld.core.reading import GpuProcess
 from spark_modeld.core.record import Record
 from spark_modeld.core.switch import Outcome, Requester, Switch
 from spark_modeld.core.unit import Phase
@@ -61,6 +62,18 @@ def told(outside: Outside, model: str) -> str:
 
 def phase(outside: Outside, model: str) -> Phase:
     return outside.engine.snapshot.models[model].phase
+
+
+@pytest.mark.parametrize("stale", [False, True])
+async def test_what_the_driver_shows_counts_while_it_answers(outside: Outside, stale: bool) -> None:
+    """A driver that hangs shows what was: a model would never be gone."""
+    outside.systemd.pids.pop(SCOPE)
+    outside.remains.sockets.clear()
+    outside.gauge.processes = (GpuProcess(pid=7, bytes=60 << 30, model="alpha"),)
+    outside.gauge.stale = stale
+    await begin(outside, "beta")
+    assert phase(outside, "alpha") is (Phase.STOPPED if stale else Phase.STOPPING)
+    assert (f"start {unit('beta')}" in outside.seen) is stale
 
 
 async def test_nothing_starts_before_the_container_is_gone(outside: Outside) -> None:

@@ -306,6 +306,7 @@ class FakeGauge:
         self.paged_in: int | None = None
         self.available: int | None = None
         self.processes: tuple[GpuProcess, ...] = ()
+        self.stale = False
         self.hang: asyncio.Event | None = None
         self._clock, self._systemd, self._source = clock, systemd, source
 
@@ -324,6 +325,7 @@ class FakeGauge:
             source=self.source,
             taken_at=self._clock.now(),
             processes=self.processes,
+            stale=self.stale,
             paged_in=self.paged_in,
         )
 

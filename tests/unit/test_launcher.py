@@ -368,6 +368,12 @@ def test_nobody_runs_models_as_root_or_as_the_daemon(user: str) -> None:
         launch.account_of({"user": user})
 
 
+def test_the_daemons_user_runs_no_models_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "DAEMON_USER", "nobody")
+    with pytest.raises(launch.Refused, match="may not run models"):
+        launch.account_of({"user": "nobody"})
+
+
 def test_the_drop_takes_everything(config: Config) -> None:
     account = launch.account_of({"user": "nobody"})
     script = launch.start_script(account, "/run/x y")
