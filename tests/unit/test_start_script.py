@@ -23,8 +23,8 @@ def place() -> Iterator[Path]:
         yield folder
 
 
-def attack(script: Path, group: int) -> list[str]:
-    """What a stranger can change of the script, its folders and the links to it, by trying."""
+def attack(place: Path, group: int) -> list[str]:
+    """What a stranger can change in this folder, by trying."""
     asked, told = os.pipe()
     if (child := os.fork()) == 0:
         os.close(asked)
@@ -32,7 +32,7 @@ def attack(script: Path, group: int) -> list[str]:
             os.setgroups([group])
             os.setresgid(STRANGER, STRANGER, STRANGER)
             os.setresuid(STRANGER, STRANGER, STRANGER)
-            for path in sorted(script.parents[-2].rglob("*")):
+            for path in sorted(place.rglob("*")):
                 try:
                     path.rename(f"{path}.moved")
                     os.rename(f"{path}.moved", path)
