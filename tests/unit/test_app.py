@@ -36,7 +36,9 @@ def place(tmp_path: Path) -> dict[str, str]:
     """An environment in which nothing of this machine is touched: no bus, no sockets passed, no user's files."""
     for name in ("run", "state", "config"):
         (tmp_path / name).mkdir()
-    (tmp_path / "config" / "spark-modeld.toml").write_text('[control]\nlisten = ["127.0.0.1:0"]\n')
+    (tmp_path / "config" / "spark-modeld.toml").write_text(
+        '[control]\nlisten = ["127.0.0.1:0"]\n[gateway]\nlisten = ["127.0.0.1:0"]\n'
+    )
     return {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": str(DAEMON),
